@@ -1,0 +1,128 @@
+"""What a person sees of a run: a bar over the stages with one for training steps below it, or plain lines where there
+is no terminal. Listens to events; writes to stderr, so that stdout stays free for what was asked for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+_PLAIN_EVERY_S = 15.0
+
+
+class ConsoleListener:
+    """Turns events into bars and lines. `stages` is how many a run has."""
+
+    def __init__(self, console: Console, stages: int) -> None:
+        self._console = console
+        self._stages = stages
+        self._style = ""
+        self._last_plain = 0.0
+        self._bars: Progress | None = None
+        self._stage_bar: TaskID | None = None
+        self._inner_bar: TaskID | None = None
+
+    def __call__(self, event: str, fields: Mapping[str, object]) -> None:
+        """Shows one event; unknown ones are for machines only."""
+        handler = getattr(self, f"_on_{event}", None)
+        if handler is not None:
+            handler(fields)
+
+    def close(self) -> None:
+        """Takes the bars down."""
+        if self._bars is not None:
+            self._bars.stop()
+        self._bars = self._stage_bar = self._inner_bar = None
+
+    def _on_run_start(self, fields: Mapping[str, object]) -> None:
+        self.close()
+        self._style = str(fields["style"])
+        self._say(f"[bold]{escape(self._style)}[/bold]  {escape(str(fields['folder']))}")
+        self._say(f"  engine {escape(str(fields['engine']))}: {escape(str(fields['reason']))}")
+        if self._console.is_terminal:
+            columns = (
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+            )
+            self._bars = Progress(*columns, TextColumn("{task.fields[note]}"), console=self._console, transient=True)
+            self._stage_bar = self._bars.add_task(self._style, total=self._stages, note="")
+            self._bars.start()
+
+    def _on_run_end(self, fields: Mapping[str, object]) -> None:
+        self.close()
+        if not fields["worked"]:
+            self._say(f"  nothing to do: {escape(str(fields['folder']))} is up to date")
+
+    def _on_stage_start(self, fields: Mapping[str, object]) -> None:
+        if self._bars is None:
+            self._say(f"  {fields['stage']} …")
+        elif self._stage_bar is not None:
+            self._bars.update(self._stage_bar, note=str(fields["stage"]))
+
+    def _on_stage_end(self, fields: Mapping[str, object]) -> None:
+        self._drop_inner()
+        self._advance()
+        self._say(f"  [green]✓[/green] {fields['stage']}  {_seconds(fields['seconds'])}")
+
+    def _on_stage_skip(self, fields: Mapping[str, object]) -> None:
+        self._advance()
+        self._say(f"  [dim]· {fields['stage']}  {escape(str(fields['reason']))}[/dim]")
+
+    def _on_note(self, fields: Mapping[str, object]) -> None:
+        self._say(f"    {escape(str(fields['text']))}")
+
+    def _on_warning(self, fields: Mapping[str, object]) -> None:
+        self._say(f"    [yellow]{escape(str(fields['text']))}[/yellow]")
+
+    def _on_progress(self, fields: Mapping[str, object]) -> None:
+        self._inner(str(fields["what"]), int(str(fields["done"])), int(str(fields["total"])), "")
+
+    def _on_train_step(self, fields: Mapping[str, object]) -> None:
+        note = f"loss {_number(fields.get('loss'), '.4f')}  {_number(fields.get('it_per_s'), '.2f')} it/s"
+        if isinstance(eta := fields.get("eta_s"), int | float):
+            note += f"  ETA {_seconds(eta)}"
+        self._inner("training steps", int(str(fields["step"])), int(str(fields["total"])), note)
+
+    def _inner(self, what: str, done: int, total: int, note: str) -> None:
+        if self._bars is None:
+            self._plain(what, done, total, note)
+            return
+        if self._inner_bar is None:
+            self._inner_bar = self._bars.add_task(what, total=total, note=note)
+        self._bars.update(self._inner_bar, description=f"  {escape(what)}", completed=done, total=total, note=note)
+        if done >= total:
+            self._drop_inner()
+
+    def _plain(self, what: str, done: int, total: int, note: str) -> None:
+        now = time.monotonic()
+        if done >= total or now - self._last_plain > _PLAIN_EVERY_S:
+            self._last_plain = now
+            self._say(f"    {escape(what)} {done}/{total}  {escape(note)}".rstrip())
+
+    def _drop_inner(self) -> None:
+        if self._bars is not None and self._inner_bar is not None:
+            self._bars.remove_task(self._inner_bar)
+        self._inner_bar = None
+
+    def _advance(self) -> None:
+        if self._bars is not None and self._stage_bar is not None:
+            self._bars.advance(self._stage_bar)
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+
+def _seconds(value: object) -> str:
+    seconds = float(str(value))
+    return f"{seconds:.1f} s" if seconds < 100 else f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+
+
+def _number(value: object, form: str) -> str:
+    return format(value, form) if isinstance(value, int | float) else "?"

@@ -1,0 +1,92 @@
+"""The frame around every command: signals become errors, errors become one line and an exit code.
+
+SIGINT and SIGTERM raise `Interrupted` once, wherever the main thread is; whoever runs a child process stops its whole
+tree on the way out. A second signal meanwhile changes nothing: the tree is being stopped already.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from types import FrameType
+
+import typer
+from rich.console import Console
+
+from brushset.cli.console import ConsoleListener
+from brushset.cli.options import Options
+from brushset.errors import BrushsetError, Interrupted
+from brushset.log import EventLog
+from brushset.paths import cache_dir
+
+# typer carries its own copy of click; the base of its usage errors has no public name there.
+_CommandLineError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+stdout = Console(soft_wrap=True, highlight=False)
+stderr = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def guarded(app: typer.Typer, argv: Sequence[str]) -> int:
+    """Runs the command line; returns the exit code. Every error is told in one line on stderr."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, _raise_interrupted)
+    try:
+        code = app(args=list(argv), standalone_mode=False)
+    except BrushsetError as error:
+        return tell(error, as_json="--json" in argv)
+    except _CommandLineError as error:
+        _say(f"{error.format_message()}; see: orchestrate.py --help")  # type: ignore[attr-defined]
+        return 2
+    except BrokenPipeError:
+        return 0
+    except Exception as error:  # noqa: BLE001  the last line of defence: a bug is told like any other error
+        return tell(BrushsetError(unforeseen(error)), as_json="--json" in argv)
+    return code if isinstance(code, int) else 0
+
+
+def listen(options: Options, stages: int) -> tuple[EventLog, ConsoleListener | None]:
+    """The event log of a command: bars for people, or JSON Lines on stdout."""
+    if options.json:
+        return EventLog(print_event), None
+    listener = ConsoleListener(stderr, stages)
+    return EventLog(listener), listener
+
+
+def print_event(event: str, fields: Mapping[str, object]) -> None:
+    """One event as one line of JSON on stdout."""
+    line = json.dumps({"time": round(time.time(), 3), "event": event, **fields}, default=str, ensure_ascii=False)
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def tell(error: BrushsetError, *, as_json: bool) -> int:
+    """Tells an error; returns its exit code."""
+    if as_json:
+        print_event("error", {"message": str(error), "exit_code": error.exit_code})
+    _say(str(error))
+    if error.detail:
+        stderr.print(error.detail, style="dim", markup=False)
+    return error.exit_code
+
+
+def unforeseen(error: BaseException) -> str:
+    """Keeps the trace of a bug in the user's cache, and says where, in one line."""
+    path = cache_dir() / "error.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(traceback.format_exception(type(error), error, error.__traceback__)), encoding="utf-8")
+    return f"{type(error).__name__}: {error}; this is a bug of ours, its trace is in {path}"
+
+
+def _say(message: str) -> None:
+    for line in message.splitlines() or [""]:
+        stderr.print(f"error: {line}", style="red", markup=False)
+
+
+def _raise_interrupted(signum: int, _frame: FrameType | None) -> None:
+    for again in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(again, signal.SIG_IGN)
+    raise Interrupted(signum)

@@ -1,0 +1,199 @@
+"""Commands that run stages: the whole pipeline for one or several styles, or one stage on a trained run.
+
+Several styles go in two passes, all of them up to `convert` first, so that each one's evaluation sees the others'
+adapters. One style that fails does not touch the others; the exit code is that of the first failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from brushset.cli.console import ConsoleListener
+from brushset.cli.guard import listen, print_event, stderr, stdout, tell
+from brushset.cli.options import Options, images_by_style, load_spec, style_names
+from brushset.cli.plan import show_plan
+from brushset.demo import demo_folder, demo_images
+from brushset.engines import choose_engine
+from brushset.errors import BrushsetError, InputError, Interrupted, UsageError
+from brushset.images import source_digest
+from brushset.load import load_style
+from brushset.log import EventLog
+from brushset.manifest import read_manifest
+from brushset.paths import PROJECT, RunsDir
+from brushset.pipeline import Stage
+from brushset.protocols import Emit
+from brushset.records import Audit, AuditedImage
+from brushset.session import Ask, Outcome, run_style
+from brushset.spec import DatasetSection, StyleSpec
+
+FIRST_LEG_ENDS_AT = "convert"
+OWN_SECTIONS = {"convert": (), "evaluate": ("evaluate",), "export": ("export",), "report": ()}
+AuditFolder = Callable[[Path, DatasetSection, Emit], tuple[Audit, list[AuditedImage]]]
+
+
+def run_styles(stages: Sequence[Stage[Any]], options: Options, *, until: str | None = None) -> None:
+    """Runs the pipeline for every style that is meant, up to and including `until`.
+
+    Raises:
+        BrushsetError: the first failure, once the other styles are done.
+    """
+    until = until or options.until
+    names = style_names(options)
+    if options.dry_run:
+        for name in names:
+            spec, reason = _resolved(name, options, touch=False)
+            show_plan(spec, reason, stages=[stage.name for stage in stages], until=until)
+        return
+    known = [stage.name for stage in stages]
+    for name in (until, options.force):
+        if name is not None and name not in known:
+            raise UsageError(f'"{name}" is no stage; stages: {", ".join(known)}')
+    events, listener = listen(options, len(stages))
+    failures: dict[str, BrushsetError] = {}
+    for last in _passes(names, until, known):
+        for name in names:
+            if name not in failures:
+                work = partial(_run_one, name, options, stages, events, until=last)
+                failures |= _failure_of(name, work, options, listener)
+    _raise_first(failures)
+
+
+def work_on_run(stages: Sequence[Stage[Any]], options: Options, stage: Stage[Any]) -> None:
+    """Does one stage on the newest run of each style that is meant; earlier stages are taken as they stand."""
+    runs = RunsDir(options.runs_dir.absolute())
+    asked = bool(options.style)
+    names = style_names(options) if asked else runs.styles()
+    if not names:
+        raise UsageError(f"{options.runs_dir}: no run yet; fix: orchestrate.py --style NAME")
+    events, listener = listen(options, len(stages))
+    failures: dict[str, BrushsetError] = {}
+    for name in names:
+        failures |= _failure_of(name, partial(_redo, name, options, stages, stage, events), options, listener)
+    _raise_first(failures)
+
+
+def audit_folders(options: Options, audit_folder: AuditFolder) -> None:
+    """Audits the folders of the styles that are meant, and prints a table. Reads only."""
+    events, listener = listen(options, 1)
+    folders = images_by_style(options)
+    names = style_names(options) if options.style or any(folders) or not folders else [""]
+    unusable: list[str] = []
+    for name in names:
+        spec = load_spec(name, options, images=folders.get(name, folders.get(""))) if name else None
+        section = spec.dataset if spec else DatasetSection()
+        folder = spec.images_dir(PROJECT) if spec else folders[""]
+        if spec and options.smoke and name not in folders and "" not in folders:
+            folder = demo_images(name)
+        audit, images = audit_folder(folder, section, events)
+        if listener is not None:
+            listener.close()
+        _show_audit(name or folder.name, audit, images, options)
+        if audit.verdict == "unusable":
+            unusable += [f"{folder}: {reason}" for reason in audit.reasons]
+    if unusable:
+        raise InputError.of_many(unusable)
+
+
+class _Told(BrushsetError):
+    """Carries the exit code of a failure that has been told already."""
+
+    def __init__(self, failure: BrushsetError) -> None:
+        super().__init__("")
+        self.exit_code = failure.exit_code
+
+
+def _failure_of(
+    name: str, work: Callable[[], Outcome], options: Options, listener: ConsoleListener | None
+) -> dict[str, BrushsetError]:
+    """Does the work; tells and returns its failure, under the style's name, where it has one."""
+    try:
+        work()
+    except Interrupted:
+        raise
+    except BrushsetError as error:
+        if listener is not None:
+            listener.close()
+        tell(error, as_json=options.json)
+        return {name: error}
+    finally:
+        if listener is not None:
+            listener.close()
+    return {}
+
+
+def _raise_first(failures: Mapping[str, BrushsetError]) -> None:
+    for error in failures.values():
+        raise _Told(error)
+
+
+def _run_one(
+    name: str, options: Options, stages: Sequence[Stage[Any]], events: EventLog, *, until: str | None
+) -> Outcome:
+    spec, reason = _resolved(name, options, touch=True)
+    images = source_digest(spec.images_dir(PROJECT))
+    ask = Ask(spec, images, reason, until=until, force=options.force)
+    return run_style(ask, stages, RunsDir(options.runs_dir.absolute()), events)
+
+
+def _redo(name: str, options: Options, stages: Sequence[Stage[Any]], stage: Stage[Any], events: EventLog) -> Outcome:
+    runs = RunsDir(options.runs_dir.absolute())
+    run = runs.latest(name)
+    manifest = read_manifest(run) if run else None
+    if run is None or manifest is None:
+        raise UsageError(f"{options.runs_dir}/{name}: no run yet; fix: orchestrate.py --style {name}")
+    kept = load_style(run.spec)
+    spec = load_style(run.spec, layers=options.layers(), settings=options.settings)
+    allowed = OWN_SECTIONS[stage.name]
+    changed = [key for key in StyleSpec.model_fields if getattr(kept, key) != getattr(spec, key) and key not in allowed]
+    if changed:
+        raise UsageError(
+            f"{stage.name} works on a run that is trained already ({run.root}): [{changed[0]}] cannot be changed there; "
+            f"fix: orchestrate.py --style {name} with these settings"
+        )
+    ask = Ask(
+        spec, manifest.images, manifest.engine_reason,
+        until=stage.name, force=options.force, start=stage.name, stand_on=run,
+    )  # fmt: skip
+    return run_style(ask, stages, runs, events)
+
+
+def _resolved(name: str, options: Options, *, touch: bool) -> tuple[StyleSpec, str]:
+    """The spec with its folder of images and its engine settled, and why that engine."""
+    folders = images_by_style(options)
+    images = folders.get(name, folders.get(""))
+    if images is None and options.smoke:
+        images = demo_images(name) if touch else demo_folder(name)
+    spec = load_spec(name, options, images=images)
+    engine, reason = choose_engine(spec.train.engine, may_fetch=touch)
+    changes: dict[str, Any] = {"train": spec.train.model_copy(update={"engine": engine})}
+    if engine == "kohya" and spec.base.model == "random:tiny":
+        changes["base"] = spec.base.model_copy(update={"model": "random:sd15"})
+        reason += "; base random:sd15, since sd-scripts accepts only full-size SD 1.5"
+    return spec.model_copy(update=changes), reason
+
+
+def _passes(names: Sequence[str], until: str | None, stages: Sequence[str]) -> list[str | None]:
+    beyond = until is None or stages.index(until) > stages.index(FIRST_LEG_ENDS_AT)
+    return [FIRST_LEG_ENDS_AT, until] if len(names) > 1 and beyond else [until]
+
+
+def _show_audit(name: str, audit: Audit, images: Sequence[AuditedImage], options: Options) -> None:
+    if options.json:
+        print_event("audit", {"style": name, **audit.model_dump(mode="json")})
+        return
+    table = Table("style", "images", "ok", "to upscale", "unusable", "shorter side", "formats", "captions", "verdict")
+    formats = ", ".join(f"{kind} {count}" for kind, count in sorted(audit.formats.items()))
+    sides = f"{audit.min_side_px}–{audit.median_side_px}–{audit.max_side_px} px"
+    numbers = [str(value) for value in (audit.found, audit.ok, audit.needs_upscaling, audit.unusable)]
+    table.add_row(name, *numbers, sides, formats, str(audit.with_sidecar), audit.verdict)
+    stdout.print(table)
+    for reason in audit.reasons:
+        stdout.print(f"  {reason}", markup=False)
+    for image in images:
+        if image.verdict == "unusable":
+            stderr.print(f"  {image.path!r}: {image.reason}", markup=False)

@@ -1,0 +1,78 @@
+"""What can go wrong, and the exit code of each.
+
+    BrushsetError                 1   a bug of ours, or an error nobody foresaw
+    ├── UsageError                2   a wrong option, style file or combination of settings
+    ├── InputError                3   images or captions that cannot be trained on
+    ├── EnvironmentProblem        4   a model, device, disk, permission or package that is not there
+    ├── TrainerFailed             5   the trainer died, or trained nothing
+    ├── VerificationFailed        6   an output is there, and is wrong
+    ├── StyleLocked              75   another run of this style is at work
+    └── Interrupted         130/143   Ctrl-C, or SIGTERM
+
+A message is one line that names the file, the value and the fix; what belongs in a log goes to `detail`.
+Several findings of one kind are collected into one error, a line each (`UsageError.of_many`).
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+
+
+class BrushsetError(Exception):
+    """Base of all errors that the front door turns into one line and an exit code."""
+
+    exit_code: int = 1
+
+    def __init__(self, message: str, *, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
+
+    @classmethod
+    def of_many(cls, findings: Sequence[str]) -> BrushsetError:
+        """One error that states every finding, a line each, so that nobody fixes them one run at a time."""
+        return cls("\n".join(findings))
+
+
+class UsageError(BrushsetError):
+    """A wrong option, style file or combination of settings."""
+
+    exit_code = 2
+
+
+class InputError(BrushsetError):
+    """Images or captions that cannot be trained on."""
+
+    exit_code = 3
+
+
+class EnvironmentProblem(BrushsetError):
+    """A model, device, disk, permission or package that is not there."""
+
+    exit_code = 4
+
+
+class TrainerFailed(BrushsetError):
+    """The trainer died, or ended without training what was asked."""
+
+    exit_code = 5
+
+
+class VerificationFailed(BrushsetError):
+    """An output is there, and is wrong."""
+
+    exit_code = 6
+
+
+class StyleLocked(BrushsetError):
+    """Another run of this style is at work."""
+
+    exit_code = 75
+
+
+class Interrupted(BrushsetError):
+    """The user or the system asked us to stop; the exit code is the shell's 128 + signal number."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}; the same command goes on from here")
+        self.exit_code = 128 + signum

@@ -1,0 +1,183 @@
+"""The run record, run.json: what was run, on what, with what, and how far it came. Enough to run it again.
+
+The stages' own records are the truth; run.json repeats their digests, times and outputs, and adds what surrounds
+them: argv, commits, lock file, packages, device, seed, hashes of images and base model.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import importlib.metadata
+import platform
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from brushset.errors import BrushsetError
+from brushset.files import read_json, sha256_file, sha256_json, write_atomic, write_json
+from brushset.load import spec_text
+from brushset.paths import PROJECT, RunPaths, RunsDir
+from brushset.pipeline import StageRecord
+from brushset.spec import StyleSpec
+
+SCHEMA = 1
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "xformers",
+    "accelerate",
+    "diffusers",
+    "transformers",
+    "safetensors",
+    "peft",
+    "bitsandbytes",
+    "numpy",
+    "pillow",
+)
+Status = Literal["running", "partial", "done", "failed", "interrupted"]
+
+
+class RunManifest(BaseModel):
+    """run.json."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = SCHEMA
+    run_id: str
+    style: str
+    identity: str
+    spec_digest: str
+    smoke: bool
+    status: Status = "running"
+    error: str = ""
+    created_at: float
+    updated_at: float
+    argv: list[str]
+    commit: str
+    dirty: bool
+    engine: str
+    engine_reason: str
+    sd_scripts_commit: str = ""
+    base_sha256: str = ""
+    lock_sha256: str
+    packages: dict[str, str]
+    python: str
+    platform: str
+    device: str
+    seed: int
+    images: dict[str, str]
+    stages: dict[str, dict[str, Any]] = {}
+
+
+def run_identity(spec: StyleSpec, images: Mapping[str, str]) -> str:
+    """What makes two commands the same run: the resolved spec and the very images and captions."""
+    return sha256_json([spec.model_dump(mode="json"), dict(images)])
+
+
+def find_run(runs: RunsDir, style: str, identity: str) -> RunPaths | None:
+    """The newest run of the style with this identity."""
+    for run in reversed(runs.runs_of(style)):
+        manifest = read_manifest(run)
+        if manifest is not None and manifest.identity == identity:
+            return run
+    return None
+
+
+def create_run(runs: RunsDir, spec: StyleSpec, images: Mapping[str, str], engine_reason: str) -> RunPaths:
+    """Makes the folder, spec.toml and run.json of a new run, and points `latest` at it."""
+    now = time.time()
+    stamp = dt.datetime.fromtimestamp(now).astimezone().strftime("%Y%m%d-%H%M%S")
+    run = runs.run(spec.name, f"{stamp}-{secrets.token_hex(2)}")
+    run.root.mkdir(parents=True)
+    write_atomic(run.spec, spec_text(spec))
+    commit, dirty = git_state(PROJECT)
+    write_manifest(
+        run,
+        RunManifest(
+            run_id=run.run_id, style=spec.name, identity=run_identity(spec, images), smoke=spec.smoke,
+            spec_digest=sha256_json(spec.model_dump(mode="json")), created_at=now, updated_at=now,
+            argv=sys.argv, commit=commit, dirty=dirty, engine=spec.train.engine, engine_reason=engine_reason,
+            lock_sha256=_lock_digest(), packages=package_versions(), python=platform.python_version(),
+            platform=platform.platform(), device=device_name(), seed=spec.train.seed, images=dict(images),
+        ),
+    )  # fmt: skip
+    runs.point_latest(run)
+    return run
+
+
+def read_manifest(run: RunPaths) -> RunManifest | None:
+    """The manifest, or None where it cannot be read."""
+    try:
+        return RunManifest.model_validate(read_json(run.manifest))
+    except (BrushsetError, ValidationError):
+        return None
+
+
+def write_manifest(run: RunPaths, manifest: RunManifest) -> None:
+    """Writes run.json atomically."""
+    write_json(run.manifest, manifest.model_dump(mode="json"))
+
+
+def update_manifest(run: RunPaths, records: Sequence[StageRecord], *, status: Status, error: str = "") -> None:
+    """Brings run.json up to date with the stages' records."""
+    manifest = read_manifest(run)
+    if manifest is None:
+        return
+    trained = next((record.data for record in records if record.stage == "train"), {})
+    changes = {
+        "status": status,
+        "error": error,
+        "updated_at": time.time(),
+        "stages": {record.stage: record.model_dump(mode="json", exclude={"data", "stage"}) for record in records},
+        "base_sha256": trained.get("base_sha256", manifest.base_sha256),
+        "sd_scripts_commit": trained.get("engine_version", "") if trained.get("engine") == "kohya" else "",
+    }
+    write_manifest(run, manifest.model_copy(update=changes))
+
+
+def git_state(folder: Path) -> tuple[str, bool]:
+    """Commit and whether tracked files differ from it; ("", False) outside a checkout."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    return commit, bool(commit) and bool(
+        _git(folder, "status", "--porcelain", "--untracked-files=no", "--ignore-submodules")
+    )
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of what a result depends on, without importing any of it."""
+    installed = {dist.metadata["Name"].lower(): dist.version for dist in importlib.metadata.distributions()}
+    return {name: installed[name] for name in PACKAGES if name in installed}
+
+
+def device_name() -> str:
+    """The GPU as nvidia-smi names it, else the CPU; asked without importing torch."""
+    program = shutil.which("nvidia-smi")
+    if program:
+        query = [program, "--query-gpu=name,uuid,driver_version", "--format=csv,noheader"]
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+        if answer.returncode == 0 and answer.stdout.strip():
+            return answer.stdout.strip().replace("\n", "; ")
+    return f"CPU ({platform.machine()})"
+
+
+def _lock_digest() -> str:
+    lock = PROJECT / "uv.lock"
+    return sha256_file(lock) if lock.is_file() else hashlib.sha256(b"").hexdigest()
+
+
+def _git(folder: Path, *words: str) -> str:
+    program = shutil.which("git")
+    if not program:
+        return ""
+    answer = subprocess.run(
+        [program, "-C", str(folder), *words], capture_output=True, text=True, timeout=20, check=False
+    )
+    return answer.stdout.strip() if answer.returncode == 0 else ""

@@ -1,0 +1,167 @@
+"""Where everything lies: the only code that knows the layout of `runs/`, of the project and of the user's cache.
+
+runs/<style>/<run-id>/
+  run.json    manifest              spec.toml   the resolved spec
+  records/    one JSON a stage      audit/      what the audit found
+  images/     prepared + captions   config/     dataset.toml, training.toml, command.json
+  logs/       train.log, tensorboard/, events.jsonl
+  weights/    <style>.safetensors and the epochs kept
+  adapter/    the diffusers form    eval/       scores, images, grids
+  export/     a1111/, comfyui/      report.html
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+PROJECT = Path(__file__).resolve().parent.parent
+STYLES = PROJECT / "styles"
+PROFILES = STYLES / "profiles"
+DATASET_CONFIGS = PROJECT / "dataset_configs"
+SUBMODULE = PROJECT / "vendor" / "sd-scripts"
+
+
+def cache_dir() -> Path:
+    """The user's cache: models made or fetched, demo images, hashes. `BRUSHSET_CACHE` moves it."""
+    chosen = os.environ.get("BRUSHSET_CACHE")
+    return Path(chosen) if chosen else platformdirs.user_cache_path("brushset")
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Every path in one run folder. `root` is the folder; nothing here touches the disk."""
+
+    root: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.root.name
+
+    @property
+    def style(self) -> str:
+        return self.root.parent.name
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "run.json"
+
+    @property
+    def spec(self) -> Path:
+        return self.root / "spec.toml"
+
+    @property
+    def audit(self) -> Path:
+        return self.root / "audit"
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config"
+
+    @property
+    def dataset_toml(self) -> Path:
+        return self.config / "dataset.toml"
+
+    @property
+    def training_toml(self) -> Path:
+        return self.config / "training.toml"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def events(self) -> Path:
+        return self.logs / "events.jsonl"
+
+    @property
+    def train_log(self) -> Path:
+        return self.logs / "train.log"
+
+    @property
+    def weights(self) -> Path:
+        return self.root / "weights"
+
+    @property
+    def adapter(self) -> Path:
+        return self.root / "adapter"
+
+    @property
+    def eval(self) -> Path:
+        return self.root / "eval"
+
+    @property
+    def export(self) -> Path:
+        return self.root / "export"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def child(self) -> Path:
+        """Process id and start time of the trainer, while there is one."""
+        return self.logs / "child.json"
+
+    def record(self, stage: str) -> Path:
+        return self.root / "records" / f"{stage}.json"
+
+    def workdir(self, stage: str) -> Path:
+        """The temporary neighbour into which a stage writes before its output is published."""
+        return self.root / f".tmp-{stage}-{os.getpid()}"
+
+
+@dataclass(frozen=True)
+class RunsDir:
+    """The folder that holds all runs of all styles."""
+
+    root: Path
+
+    def style(self, style: str) -> Path:
+        return self.root / style
+
+    def lock(self, style: str) -> Path:
+        return self.root / style / ".lock"
+
+    def run(self, style: str, run_id: str) -> RunPaths:
+        return RunPaths(self.root / style / run_id)
+
+    def runs_of(self, style: str) -> list[RunPaths]:
+        """All runs of a style that have a manifest, oldest first."""
+        folder = self.style(style)
+        if not folder.is_dir():
+            return []
+        found = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
+        return [RunPaths(path) for path in sorted(found) if (path / "run.json").is_file()]
+
+    def styles(self) -> list[str]:
+        """Names of the styles that have runs."""
+        if not self.root.is_dir():
+            return []
+        return sorted(path.name for path in self.root.iterdir() if path.is_dir() and self.runs_of(path.name))
+
+    def latest(self, style: str) -> RunPaths | None:
+        """The run that `latest` points to, else the newest."""
+        link = self.style(style) / "latest"
+        if link.is_symlink() and (link / "run.json").is_file():
+            return self.run(style, link.readlink().name)
+        runs = self.runs_of(style)
+        return runs[-1] if runs else None
+
+    def point_latest(self, run: RunPaths) -> None:
+        """Points `runs/<style>/latest` at `run`, atomically; where links cannot be made the newest run serves."""
+        link = run.root.parent / "latest"
+        temporary = run.root.parent / f".latest-{os.getpid()}"
+        temporary.unlink(missing_ok=True)
+        try:
+            temporary.symlink_to(run.run_id, target_is_directory=True)
+            temporary.replace(link)
+        except OSError:
+            temporary.unlink(missing_ok=True)

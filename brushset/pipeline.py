@@ -1,0 +1,255 @@
+"""A stage is a function from typed inputs to a typed record; this runs stages in order and skips what is unchanged.
+
+A stage's digest is the hash of its name and version, the parts of the spec it reads, what it takes from outside the
+run (image hashes, the base model's hash) and the digests of the records it builds on. It is skipped only where its
+digest matches and its output files still hash right; where another run of the style holds such a result, that is
+taken over. Outputs are written to a temporary neighbour and renamed, the record comes last: a crash leaves no record,
+or a true one. This module knows what a Stage is, and no stage.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import ValidationError
+
+from brushset.errors import BrushsetError, UsageError, VerificationFailed
+from brushset.files import (
+    digest_files,
+    link_or_copy,
+    list_files,
+    merge_folder,
+    publish_folder,
+    read_json,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
+from brushset.paths import RunPaths
+from brushset.protocols import Emit
+from brushset.records import Record
+from brushset.spec import StyleSpec
+
+R = TypeVar("R", bound=Record)
+
+
+class StageRecord(Record):
+    """What is kept of a finished stage: runs/<style>/<run-id>/records/<stage>.json."""
+
+    stage: str
+    version: int
+    digest: str
+    started_at: float
+    ended_at: float
+    outputs: dict[str, str]
+    taken_from: str = ""
+    data: dict[str, Any]
+
+    @property
+    def content_digest(self) -> str:
+        """What stages further down depend on: the inputs and the very bytes that came out."""
+        return sha256_json([self.digest, self.outputs, self.data])
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage's function gets."""
+
+    spec: StyleSpec
+    run: RunPaths
+    workdir: Path
+    emit: Emit
+    records: dict[type[Record], Record]
+    previous: dict[str, Any] | None
+
+    def get(self, kind: type[R]) -> R:
+        """The record of an earlier stage, by its type."""
+        record = self.records[kind]
+        assert isinstance(record, kind)
+        return record
+
+
+@dataclass(frozen=True)
+class Stage(Generic[R]):
+    """One step of the pipeline."""
+
+    name: str
+    record: type[R]
+    run: Callable[[StageContext], R]
+    reads: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    output: str = ""
+    publish: Literal["replace", "merge"] = "replace"
+    outside: Callable[[StyleSpec, RunPaths], object] = field(default=lambda _spec, _run: None)
+    keeps_edits: bool = False
+    version: int = 1
+
+
+@dataclass
+class Pipeline:
+    """Runs stages of one style in one run folder. `donors` are the style's other runs, newest first."""
+
+    spec: StyleSpec
+    run: RunPaths
+    emit: Emit
+    donors: Sequence[RunPaths] = ()
+    on_change: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        self.done: dict[str, StageRecord] = {}
+        self._records: dict[type[Record], Record] = {}
+
+    def execute(self, stages: Sequence[Stage[Any]], *, until: str | None = None, force: str | None = None) -> int:
+        """Runs the stages in order up to and including `until`; returns how many did work.
+
+        `force` redoes that stage; later ones follow where its result differs.
+        """
+        known = [stage.name for stage in stages]
+        for name in (until, force):
+            if name is not None and name not in known:
+                raise UsageError(f'"{name}" is no stage; stages: {", ".join(known)}')
+        worked = 0
+        for stage in stages:
+            worked += self._bring_up_to_date(stage, forced=stage.name == force)
+            if stage.name == until:
+                break
+        return worked
+
+    def stand_on(self, stages: Sequence[Stage[Any]], *, before: str, source: RunPaths) -> None:
+        """Takes every stage before `before` as it stands in `source`, without asking whether its inputs changed since:
+        for commands that work on a finished run.
+
+        Raises:
+            UsageError: a stage has not been done there.
+            VerificationFailed: an output is gone, or is not what was recorded.
+        """
+        for stage in stages:
+            if stage.name == before:
+                return
+            record = load_record(source, stage.name)
+            if record is None:
+                raise UsageError(f"{source.root}: {stage.name} has not been done; fix: orchestrate.py --style {self.spec.name}")
+            if not stage.keeps_edits and not outputs_hold(source, record):
+                raise VerificationFailed(f"{source.root}: an output of {stage.name} is gone or changed; fix: --force {stage.name}")
+            if source.root != self.run.root:
+                record = self._copy_result(stage, record, source)
+            self._remember(stage, record)
+
+    def _bring_up_to_date(self, stage: Stage[Any], *, forced: bool) -> bool:
+        digest = self._digest(stage)
+        kept = load_record(self.run, stage.name)
+        if not forced:
+            if kept and kept.digest == digest and outputs_hold(self.run, kept):
+                self._remember(stage, kept)
+                self.emit("stage_skip", stage=stage.name, reason="unchanged")
+                return False
+            if taken := self._take_over(stage, digest):
+                self._remember(stage, taken)
+                self.emit("stage_skip", stage=stage.name, reason=f"taken from run {taken.taken_from}")
+                self.on_change()
+                return True
+            kept = kept or load_record(self.run, stage.name)
+        self._perform(stage, digest, kept)
+        return True
+
+    def _perform(self, stage: Stage[Any], digest: str, kept: StageRecord | None) -> None:
+        self.emit("stage_start", stage=stage.name)
+        started = time.time()
+        workdir = self.run.workdir(stage.name)
+        shutil.rmtree(workdir, ignore_errors=True)
+        workdir.mkdir(parents=True)
+        try:
+            context = StageContext(self.spec, self.run, workdir, self.emit, self._records, kept.data if kept else None)
+            result = stage.run(context)
+            outputs = {
+                f"{stage.output}/{path}".lstrip("/"): sha
+                for path, sha in digest_files(list_files(workdir), workdir).items()
+            }
+            self.run.record(stage.name).unlink(missing_ok=True)
+            final = self.run.root / stage.output
+            (merge_folder if stage.publish == "merge" else publish_folder)(workdir, final)
+        finally:
+            shutil.rmtree(workdir, ignore_errors=True)
+        record = StageRecord(
+            stage=stage.name, version=stage.version, digest=digest, started_at=started, ended_at=time.time(),
+            outputs=outputs, data=result.model_dump(mode="json"),
+        )  # fmt: skip
+        write_json(self.run.record(stage.name), record.model_dump(mode="json"))
+        self._remember(stage, record)
+        self.emit("stage_end", stage=stage.name, seconds=round(record.ended_at - started, 2))
+        self.on_change()
+
+    def _digest(self, stage: Stage[Any]) -> str:
+        return sha256_json(
+            {
+                "stage": [stage.name, stage.version],
+                "spec": {key: _dig(self.spec, key) for key in stage.reads},
+                "outside": stage.outside(self.spec, self.run),
+                "needs": {name: self.done[name].content_digest for name in stage.needs},
+            }
+        )
+
+    def _take_over(self, stage: Stage[Any], digest: str) -> StageRecord | None:
+        """Copies a result of the same digest from another run. Captions that a user edited there come along, and
+        are then for the stage to look at: it runs again with them in place.
+        """
+        for donor in self.donors:
+            record = load_record(donor, stage.name)
+            if record is None or record.digest != digest:
+                continue
+            holds = outputs_hold(donor, record)
+            if not holds and not stage.keeps_edits:
+                continue
+            taken = self._copy_result(stage, record, donor)
+            return taken if holds else None
+        return None
+
+    def _copy_result(self, stage: Stage[Any], record: StageRecord, donor: RunPaths) -> StageRecord:
+        for path in record.outputs:
+            self._copy(stage, donor.root / path, self.run.root / path)
+        taken = record.model_copy(update={"taken_from": donor.run_id})
+        write_json(self.run.record(stage.name), taken.model_dump(mode="json"))
+        return taken
+
+    def _copy(self, stage: Stage[Any], source: Path, target: Path) -> None:
+        if not source.is_file():
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if stage.keeps_edits:
+            shutil.copy2(source, target)
+        else:
+            link_or_copy(source, target)
+
+    def _remember(self, stage: Stage[Any], record: StageRecord) -> None:
+        self.done[stage.name] = record
+        self._records[stage.record] = stage.record.model_validate(record.data)
+
+
+def load_record(run: RunPaths, stage: str) -> StageRecord | None:
+    """The record of a stage, or None where there is none that can be read."""
+    path = run.record(stage)
+    if not path.is_file():
+        return None
+    try:
+        return StageRecord.model_validate(read_json(path))
+    except (BrushsetError, ValidationError):
+        return None
+
+
+def outputs_hold(run: RunPaths, record: StageRecord) -> bool:
+    """Whether every output file is there and hashes as recorded."""
+    return all(
+        (run.root / path).is_file() and sha256_file(run.root / path) == sha for path, sha in record.outputs.items()
+    )
+
+
+def _dig(spec: StyleSpec, key: str) -> object:
+    value: Any = spec
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else value

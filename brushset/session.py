@@ -1,0 +1,123 @@
+"""One style's run from lock to last record: finds or makes the run folder, executes the stages, keeps run.json true.
+
+It knows no stage; the front door hands them in.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import filelock
+
+from brushset.errors import BrushsetError, EnvironmentProblem, Interrupted, StyleLocked
+from brushset.log import EventLog
+from brushset.manifest import Status, create_run, find_run, run_identity, update_manifest
+from brushset.paths import RunPaths, RunsDir
+from brushset.pipeline import Pipeline, Stage, load_record
+from brushset.process import stop_orphan
+from brushset.spec import StyleSpec
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is to be done for one style. `stand_on` is a finished run whose results before `start` are taken as they are."""
+
+    spec: StyleSpec
+    images: Mapping[str, str]
+    engine_reason: str
+    until: str | None = None
+    force: str | None = None
+    start: str | None = None
+    stand_on: RunPaths | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was done: the run, and how many stages did work."""
+
+    run: RunPaths
+    worked: int
+
+
+def run_style(ask: Ask, stages: Sequence[Stage[Any]], runs: RunsDir, events: EventLog) -> Outcome:
+    """Brings one style's run up to date.
+
+    Raises:
+        StyleLocked: another process works on this style.
+        BrushsetError: whatever a stage raises; run.json then says failed or interrupted.
+    """
+    with style_lock(runs, ask.spec.name):
+        run = find_run(runs, ask.spec.name, run_identity(ask.spec, ask.images))
+        if run is None:
+            run = create_run(runs, ask.spec, ask.images, ask.engine_reason)
+        else:
+            runs.point_latest(run)
+        _sweep(run)
+        events.write_to(run.events, style=ask.spec.name, run=run.run_id)
+        events("run_start", folder=str(run.root), engine=ask.spec.train.engine, reason=ask.engine_reason)
+        donors = [other for other in reversed(runs.runs_of(ask.spec.name)) if other.root != run.root]
+
+        def record_state(status: Status = "running", error: str = "") -> None:
+            records = [record for stage in stages if (record := load_record(run, stage.name))]
+            update_manifest(run, records, status=status, error=error)
+
+        pipeline = Pipeline(ask.spec, run, events, donors, record_state)
+        try:
+            if ask.start and ask.stand_on:
+                pipeline.stand_on(stages, before=ask.start, source=ask.stand_on)
+            todo = stages[_index(stages, ask.start) :] if ask.start else stages
+            worked = pipeline.execute(todo, until=ask.until, force=ask.force)
+        except (Interrupted, KeyboardInterrupt) as error:
+            record_state("interrupted", str(error))
+            raise
+        except BrushsetError as error:
+            record_state("failed", str(error))
+            raise
+        except OSError as error:
+            problem = EnvironmentProblem(
+                f"{error.filename or run.root}: {error.strerror or error}; the trace is in {events.trace(error)}"
+            )
+            record_state("failed", str(problem))
+            raise problem from error
+        except Exception as error:
+            bug = BrushsetError(
+                f"{type(error).__name__}: {error}; this is a bug of ours, its trace is in {events.trace(error)}"
+            )
+            record_state("failed", str(bug))
+            raise bug from error
+        finished = all(load_record(run, stage.name) for stage in stages)
+        record_state("done" if finished else "partial")
+        events("run_end", folder=str(run.root), worked=worked)
+        return Outcome(run, worked)
+
+
+@contextmanager
+def style_lock(runs: RunsDir, style: str) -> Iterator[None]:
+    """Holds the style's lock; the system frees it when the process dies, however it dies."""
+    path = runs.lock(style)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    holder = path.with_name(".lock-holder")
+    try:
+        with filelock.FileLock(path, timeout=0):
+            holder.write_text(str(os.getpid()), encoding="utf-8")
+            yield
+    except filelock.Timeout as error:
+        who = holder.read_text(encoding="utf-8") if holder.is_file() else "unknown"
+        message = f'style "{style}" is being worked on by process {who}; fix: wait for it, or use another --runs-dir'
+        raise StyleLocked(message) from error
+
+
+def _sweep(run: RunPaths) -> None:
+    """Removes what a killed process left half-done: temporary folders, never a published one."""
+    stop_orphan(run.child)
+    for leftover in [*run.root.glob(".tmp-*"), *run.root.glob(".old-*")]:
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _index(stages: Sequence[Stage[Any]], name: str) -> int:
+    return [stage.name for stage in stages].index(name)

@@ -1,0 +1,212 @@
+"""What a user may say about a style, and the default of everything he does not say.
+
+One frozen model a section; every default stands in its field, here and nowhere else. Unknown keys, wrong types and
+impossible combinations are refused (brushset.load turns them into one error that lists them all). Training keys
+carry sd-scripts' names. What a learning rate means depends on alpha/dim and on the effective batch: change the three
+together.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+STYLE_NAME = r"^[a-z0-9][a-z0-9_-]{0,47}$"
+DEFAULT_BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+Px = Annotated[int, Field(ge=64, le=4096)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A part of a spec: immutable, strict about types, closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class BaseSection(Section):
+    """The model that adapters are trained on."""
+
+    model: str = Field(
+        DEFAULT_BASE, description="HF id, .safetensors checkpoint, diffusers folder, random:sd15 or random:tiny"
+    )
+    revision: str | None = Field(None, description="commit or tag of an HF id")
+
+
+class DatasetSection(Section):
+    """The images, and what they must be."""
+
+    images: str | None = Field(None, description="folder of images; relative to the project; default datasets/<style>")
+    resolution: Px = Field(512, description="training size: the square root of a bucket's area, in pixels")
+    min_images: int = Field(80, ge=1, description="fewer is reported as too few; 80-100 are advised for a style")
+    min_side: int = Field(256, ge=16, description="a shorter side is unusable: upscaling would invent the detail")
+    max_megapixels: float = Field(64.0, gt=0, description="larger images are refused before they are decoded")
+    background: str = Field(
+        "#ffffff", pattern=r"^#[0-9a-fA-F]{6}$", description="what shows through transparent pixels"
+    )
+    format: Literal["png", "jpeg"] = Field(
+        "png", description="prepared images; jpeg is quality 95, a quarter of the size"
+    )
+
+
+class CaptionSection(Section):
+    """Where captions come from. Sidecar .txt files beside the images always win."""
+
+    captioner: Literal["interrogator", "blip", "trigger-only"] = Field(
+        "interrogator", description="who writes the missing ones"
+    )
+    model: str = Field("Salesforce/blip-image-captioning-large", description="BLIP weights: HF id or folder")
+    clip_model: str = Field("ViT-L-14/openai", description="CLIP that clip-interrogator ranks phrases with")
+    mode: Literal["caption", "fast", "classic"] = Field(
+        "fast", description="clip-interrogator: BLIP alone, or with ranked phrases"
+    )
+    batch_size: int = Field(8, ge=1)
+    max_new_tokens: int = Field(40, ge=1, le=75)
+
+
+class TrainSection(Section):
+    """The recipe. Names follow sd-scripts where it has one."""
+
+    engine: Literal["auto", "kohya", "native"] = "auto"
+    network_dim: int = Field(32, ge=1, le=1024, description="rank")
+    network_alpha: float = Field(16.0, gt=0, description="the adapter acts with alpha / dim")
+    train_text_encoder: bool = Field(True, description="72 further modules; false trains the UNet's 192 alone")
+    unet_lr: Rate = 1e-4
+    text_encoder_lr: Rate = 5e-5
+    batch_size: int = Field(4, ge=1)
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    epochs: int = Field(20, ge=1)
+    max_steps: int | None = Field(
+        None, ge=1, description="ends training at this optimizer step; epochs are then not used"
+    )
+    repeats: int = Field(1, ge=1, description="times each image is seen an epoch")
+    lr_scheduler: Literal[
+        "cosine", "linear", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial"
+    ] = "cosine"
+    lr_warmup_ratio: Share = Field(0.05, description="share of the steps in which the rates rise from 0")
+    optimizer: Literal["AdamW", "AdamW8bit", "Prodigy", "Lion"] = "AdamW"
+    optimizer_args: tuple[str, ...] = Field((), description="key=value, as sd-scripts takes them")
+    max_grad_norm: float = Field(1.0, ge=0, description="0 does not clip")
+    mixed_precision: Literal["no", "fp16", "bf16"] = "bf16"
+    save_precision: Literal["float", "fp16", "bf16"] = "bf16"
+    attention: Literal["sdpa", "xformers"] = "sdpa"
+    gradient_checkpointing: bool = Field(False, description="saves memory, costs about a third of the speed")
+    min_snr_gamma: float = Field(5.0, ge=0, description="loss weight min(SNR, gamma) / SNR, arXiv 2303.09556; 0 is off")
+    noise_offset: float = Field(0.0, ge=0, le=1)
+    shuffle_caption: bool = False
+    keep_tokens: int = Field(1, ge=0, description="comma-separated parts that stay in front when captions are shuffled")
+    caption_dropout_rate: Share = Field(0.05, description="share of the samples trained with an empty caption")
+    max_token_length: Literal[75, 150, 225] = 75
+    clip_skip: int = Field(1, ge=1, le=12, description="1 for SD 1.5 itself, 2 for most anime bases")
+    flip_aug: bool = False
+    enable_bucket: bool = True
+    min_bucket_reso: Px = 256
+    max_bucket_reso: Px = 1024
+    bucket_reso_steps: int = Field(64, ge=8)
+    bucket_no_upscale: bool = False
+    cache_latents: bool = True
+    vae_batch_size: int = Field(4, ge=1)
+    tf32: bool = Field(False, description="TF32 matrix products in what is left in fp32; native engine only")
+    seed: int = Field(42, ge=0, lt=2**32)
+    save_every_n_epochs: int = Field(1, ge=1)
+    data_loader_workers: int = Field(0, ge=0, description="0 is fastest once latents are cached in memory")
+    extra: dict[str, Any] = Field(
+        default_factory=dict, description="any other sd-scripts option, checked by name and type"
+    )
+
+
+class EvaluateSection(Section):
+    """The fixed grid that every adapter is looked at on."""
+
+    prompts: tuple[str, ...] = (
+        "a portrait of a girl",
+        "a landscape with mountains and a lake",
+        "a cat sitting on a windowsill",
+        "a street in an old town",
+    )
+    negative_prompt: str = "lowres, worst quality, jpeg artifacts"
+    seeds: tuple[int, ...] = (1, 2)
+    weight: float = Field(0.8, gt=0, le=2, description="of the adapter alone")
+    pair_weights: tuple[float, float] = Field((0.5, 0.5), description="of this style and of the other one")
+    max_pairs: int = Field(4, ge=0)
+    steps: int = Field(25, ge=1)
+    guidance: float = Field(7.0, ge=1)
+    width: Px = 512
+    height: Px = 512
+    batch_size: int = Field(4, ge=1)
+    references: int = Field(
+        200, ge=2, description="prepared images that FID and style similarity are held against, at most"
+    )
+    clip_model: str = Field("openai/clip-vit-large-patch14", description="HF id or folder; random: a made-up tiny one")
+    inception: str = Field("inception-v3-compat", description="FID's features: torch-fidelity's Inception, or random")
+
+
+class ExportSection(Section):
+    """The packages."""
+
+    targets: tuple[str, ...] = ("a1111", "comfyui")
+    weight: float = Field(0.8, gt=0, le=2, description="recommended weight, written into the packages")
+    negative_prompt: str = "lowres, worst quality, jpeg artifacts"
+
+
+class StyleSpec(Section):
+    """Everything about one style, resolved."""
+
+    name: str = Field(pattern=STYLE_NAME)
+    trigger: str = Field(pattern=r"^[^\s,][^,\n]{0,63}$", description="the word that calls the style; no comma")
+    description: str = ""
+    smoke: bool = Field(
+        False, description="set by the smoke profile: results show that the machinery runs, nothing more"
+    )
+    base: BaseSection = BaseSection()
+    dataset: DatasetSection = DatasetSection()
+    caption: CaptionSection = CaptionSection()
+    train: TrainSection = TrainSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    export: ExportSection = ExportSection()
+
+    @model_validator(mode="after")
+    def _combinations(self) -> StyleSpec:
+        findings = list(_impossible(self))
+        if findings:
+            raise ValueError("\n".join(findings))
+        return self
+
+    def images_dir(self, project: Path) -> Path:
+        """The folder of the user's images."""
+        return project / (self.dataset.images or f"datasets/{self.name}")
+
+
+def _impossible(spec: StyleSpec) -> list[str]:
+    """Combinations that a trainer would refuse late or ignore silently, each with its fix."""
+    train, size = spec.train, spec.dataset.resolution
+    found = []
+    if train.enable_bucket and not train.min_bucket_reso <= size <= train.max_bucket_reso:
+        found.append(
+            f"[train] min_bucket_reso {train.min_bucket_reso} ≤ [dataset] resolution {size} ≤ "
+            f"max_bucket_reso {train.max_bucket_reso} does not hold"
+        )
+    found += [
+        f"[train] {key} = {getattr(train, key)} is not a multiple of bucket_reso_steps = {train.bucket_reso_steps}"
+        for key in ("min_bucket_reso", "max_bucket_reso")
+        if getattr(train, key) % train.bucket_reso_steps
+    ]
+    if size % 8:
+        found.append(f"[dataset] resolution = {size} is not a multiple of 8, which a latent needs")
+    if train.shuffle_caption and train.keep_tokens == 0:
+        found.append("[train] shuffle_caption = true with keep_tokens = 0 moves the trigger; set keep_tokens = 1")
+    if train.optimizer == "Prodigy" and train.unet_lr < 0.1:
+        found.append(
+            f'[train] optimizer = "Prodigy" finds its own rate: set unet_lr and text_encoder_lr to 1.0, not {train.unet_lr}'
+        )
+    if train.mixed_precision == "no" and train.attention == "xformers":
+        found.append('[train] attention = "xformers" wants mixed_precision "fp16" or "bf16"')
+    found += [
+        f"[evaluate] {side} = {getattr(spec.evaluate, side)} is not a multiple of 8"
+        for side in ("width", "height")
+        if getattr(spec.evaluate, side) % 8
+    ]
+    return found

@@ -1,0 +1,144 @@
+#!/usr/bin/env python
+"""The front door: `python orchestrate.py --style cartoon` takes a folder of images to a LoRA that is proven to work.
+
+The composition root: the one file that sees every room; nothing imports it. It holds the commands and the order of
+the stages; what a command does stands in the room it opens.
+"""
+
+from __future__ import annotations
+
+import sys
+
+try:
+    from pathlib import Path
+    from typing import Annotated, Any
+
+    import typer
+
+    from brushset.cli import guard, inference, plan, runs, status
+    from brushset.cli.options import Options, spread_values, takes_options
+    from brushset.pipeline import Stage
+    from brushset.stages import audit, caption, configure, convert, preprocess, report, train
+    from eval import stage as evaluate
+    from webui_export import stage as export
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"error: {error.name} is not installed; fix: pip install uv && uv run orchestrate.py {' '.join(sys.argv[1:])}"
+    )
+
+STAGES: tuple[Stage[Any], ...] = (
+    audit.STAGE,
+    preprocess.STAGE,
+    caption.STAGE,
+    configure.STAGE,
+    train.STAGE,
+    convert.STAGE,
+    evaluate.STAGE,
+    export.STAGE,
+    report.STAGE,
+)
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Style LoRAs for Stable Diffusion 1.5: from a folder of images to adapters that are proven to work.",
+    epilog="Any other setting: --set section.key=value; sections and defaults stand in brushset/spec.py.",
+)
+
+
+@app.callback(invoke_without_command=True)
+@takes_options
+def run(options: Options, context: typer.Context) -> None:
+    """The whole pipeline for the styles named."""
+    context.obj = options
+    if context.invoked_subcommand is None:
+        if options == Options():
+            typer.echo(context.get_help())
+            raise typer.Exit(2)
+        runs.run_styles(STAGES, options)
+
+
+@app.command("all")
+@takes_options
+def run_all(options: Options, context: typer.Context) -> None:
+    """The whole pipeline, for all styles unless some are named."""
+    runs.run_styles(STAGES, options.laid_over(context.obj))
+
+
+@app.command("audit")
+@takes_options
+def audit_command(options: Options, context: typer.Context) -> None:
+    """Look at folders of images and say what is wrong with them. Reads only."""
+    runs.audit_folders(options.laid_over(context.obj), audit.audit_folder)
+
+
+def _until(stage: Stage[Any], what: str) -> None:
+    """Adds a command that runs the pipeline up to `stage`."""
+
+    def command(options: Options, context: typer.Context) -> None:
+        runs.run_styles(STAGES, options.laid_over(context.obj), until=stage.name)
+
+    command.__doc__ = what
+    app.command(stage.name)(takes_options(command))
+
+
+def _on_run(stage: Stage[Any], what: str) -> None:
+    """Adds a command that does one stage on a run that is trained already."""
+
+    def command(options: Options, context: typer.Context) -> None:
+        runs.work_on_run(STAGES, options.laid_over(context.obj), stage)
+
+    command.__doc__ = what
+    app.command(stage.name)(takes_options(command))
+
+
+_until(preprocess.STAGE, "Audit, then prepare the images: upright, RGB, large enough.")
+_until(caption.STAGE, "… then caption them, trigger first.")
+_until(configure.STAGE, "… then write Kohya's dataset and training TOML.")
+_until(train.STAGE, "… then train.")
+_on_run(convert.STAGE, "Convert the newest run's adapter for diffusers.")
+_on_run(evaluate.STAGE, "Sample the grid with the newest run's adapter, and score it.")
+_on_run(export.STAGE, "Pack the newest run's adapter for the web UIs.")
+_on_run(report.STAGE, "Write the newest run's report.html again.")
+
+
+@app.command("inference")
+@takes_options
+def inference_command(  # noqa: PLR0913, PLR0917  each is an option of its own
+    options: Options,
+    context: typer.Context,
+    prompts: Annotated[list[str], typer.Option(help="One or more prompts.")],
+    loras: Annotated[
+        list[str] | None, typer.Option(metavar="STYLE[:WEIGHT]", help="Mix; default: each style alone.")
+    ] = None,
+    num_images: Annotated[int, typer.Option(help="Images a prompt.")] = 1,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the images.")] = None,
+) -> None:
+    """Make images with the trained adapters."""
+    request = inference.InferenceRequest(tuple(prompts), tuple(loras or ()), num_images, steps, guidance, out)
+    inference.infer(options.laid_over(context.obj), request)
+
+
+@app.command("status")
+@takes_options
+def status_command(options: Options, context: typer.Context) -> None:
+    """Every run: how far it came, and where."""
+    status.show(options.laid_over(context.obj), [stage.name for stage in STAGES])
+
+
+@app.command("doctor")
+@takes_options
+def doctor_command(options: Options, context: typer.Context) -> None:
+    """Check this machine: packages, device, disk, sd-scripts."""
+    plan.show_doctor(options.laid_over(context.obj))
+
+
+def main() -> int:
+    """Runs the command line; returns the exit code."""
+    return guard.guarded(app, spread_values(sys.argv[1:], ("--prompts", "--loras")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
