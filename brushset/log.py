@@ -50,3 +50,7 @@ class EventLog:
         with path.open("a", encoding="utf-8") as file:
             file.write("".join(traceback.format_exception(type(error), error, error.__traceback__)) + "\n")
         return path
+
+
+def silent(event: str, /, **fields: object) -> None:
+    """An Emit that nobody hears."""

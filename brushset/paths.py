@@ -105,11 +105,6 @@ class RunPaths:
     def report(self) -> Path:
         return self.root / "report.html"
 
-    @property
-    def child(self) -> Path:
-        """Process id and start time of the trainer, while there is one."""
-        return self.logs / "child.json"
-
     def record(self, stage: str) -> Path:
         return self.root / "records" / f"{stage}.json"
 

@@ -76,7 +76,11 @@ class StageContext:
 
 @dataclass(frozen=True)
 class Stage(Generic[R]):
-    """One step of the pipeline."""
+    """One step of the pipeline.
+
+    `keeps_edits`: users may edit the outputs. `passes_on`: files with this suffix belong to a later stage; this one
+    carries them through when it replaces its folder, and they are not in its record.
+    """
 
     name: str
     record: type[R]
@@ -87,6 +91,7 @@ class Stage(Generic[R]):
     publish: Literal["replace", "merge"] = "replace"
     outside: Callable[[StyleSpec, RunPaths], object] = field(default=lambda _spec, _run: None)
     keeps_edits: bool = False
+    passes_on: str | None = None
     version: int = 1
 
 
@@ -166,9 +171,9 @@ class Pipeline:
         try:
             context = StageContext(self.spec, self.run, workdir, self.emit, self._records, kept.data if kept else None)
             result = stage.run(context)
+            made = [path for path in list_files(workdir) if path.suffix != stage.passes_on]
             outputs = {
-                f"{stage.output}/{path}".lstrip("/"): sha
-                for path, sha in digest_files(list_files(workdir), workdir).items()
+                f"{stage.output}/{path}".lstrip("/"): sha for path, sha in digest_files(made, workdir).items()
             }
             self.run.record(stage.name).unlink(missing_ok=True)
             final = self.run.root / stage.output
@@ -205,6 +210,8 @@ class Pipeline:
             holds = outputs_hold(donor, record)
             if not holds and not stage.keeps_edits:
                 continue
+            if stage.keeps_edits and any((self.run.root / path).exists() for path in record.outputs):
+                continue  # what the user edited here must not be copied over
             taken = self._copy_result(stage, record, donor)
             return taken if holds else None
         return None

@@ -63,9 +63,12 @@ class Engine(Protocol):
 
 
 class Captioner(Protocol):
-    """Writes the captions that no sidecar supplies: content only, without the trigger."""
+    """Writes the captions that no sidecar supplies: content only, without the trigger. `settings` names what, besides
+    the images, its captions depend on.
+    """
 
     name: str
+    settings: str
 
     def describe(self, images: Sequence[Path], emit: Emit) -> list[str]:
         """One caption an image, in order; an empty string where only the trigger shall stand."""

@@ -19,7 +19,7 @@ from brushset.log import EventLog
 from brushset.manifest import Status, create_run, find_run, run_identity, update_manifest
 from brushset.paths import RunPaths, RunsDir
 from brushset.pipeline import Pipeline, Stage, load_record
-from brushset.process import stop_orphan
+from brushset.process import process_file, stop_orphan
 from brushset.spec import StyleSpec
 
 
@@ -114,7 +114,7 @@ def style_lock(runs: RunsDir, style: str) -> Iterator[None]:
 
 def _sweep(run: RunPaths) -> None:
     """Removes what a killed process left half-done: temporary folders, never a published one."""
-    stop_orphan(run.child)
+    stop_orphan(process_file(run.train_log))
     for leftover in [*run.root.glob(".tmp-*"), *run.root.glob(".old-*")]:
         shutil.rmtree(leftover, ignore_errors=True)
 

@@ -43,7 +43,7 @@ class DatasetSection(Section):
     resolution: Px = Field(512, description="training size: the square root of a bucket's area, in pixels")
     min_images: int = Field(80, ge=1, description="fewer is reported as too few; 80-100 are advised for a style")
     min_side: int = Field(256, ge=16, description="a shorter side is unusable: upscaling would invent the detail")
-    max_megapixels: float = Field(64.0, gt=0, description="larger images are refused before they are decoded")
+    max_megapixels: float = Field(64.0, gt=0, le=89, description="larger images are refused before they are decoded")
     background: str = Field(
         "#ffffff", pattern=r"^#[0-9a-fA-F]{6}$", description="what shows through transparent pixels"
     )
@@ -86,7 +86,7 @@ class TrainSection(Section):
     lr_scheduler: Literal[
         "cosine", "linear", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial"
     ] = "cosine"
-    lr_warmup_ratio: Share = Field(0.05, description="share of the steps in which the rates rise from 0")
+    lr_warmup_ratio: Share = Field(0.05, description='share of the steps in which the rates rise from 0; "constant" has none')
     optimizer: Literal["AdamW", "AdamW8bit", "Prodigy", "Lion"] = "AdamW"
     optimizer_args: tuple[str, ...] = Field((), description="key=value, as sd-scripts takes them")
     max_grad_norm: float = Field(1.0, ge=0, description="0 does not clip")
@@ -105,7 +105,7 @@ class TrainSection(Section):
     enable_bucket: bool = True
     min_bucket_reso: Px = 256
     max_bucket_reso: Px = 1024
-    bucket_reso_steps: int = Field(64, ge=8)
+    bucket_reso_steps: int = Field(64, ge=64, multiple_of=64, description="sd-scripts takes multiples of 64 only")
     bucket_no_upscale: bool = False
     cache_latents: bool = True
     vae_batch_size: int = Field(4, ge=1)

@@ -46,7 +46,9 @@ def test_the_defaults_are_the_ones_that_the_user_fixed() -> None:
 
 def test_unknown_key_suggests_the_nearest_one(tmp_path: Path) -> None:
     path = write_style(tmp_path, "[train]\nnetwrok_dim = 8\n")
-    with pytest.raises(UsageError, match=r'mine\.toml \[train\]: unknown key "netwrok_dim"; did you mean "network_dim"\?'):
+    with pytest.raises(
+        UsageError, match=r'mine\.toml \[train\]: unknown key "netwrok_dim"; did you mean "network_dim"\?'
+    ):
         load_style(path)
 
 
@@ -81,7 +83,7 @@ def test_a_setting_wins_over_a_profile_and_a_profile_over_the_style(tmp_path: Pa
 
 
 def test_a_wrong_setting_is_named_as_the_user_typed_it(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"^--set train.epochs=many: input should be a valid integer"):
+    with pytest.raises(UsageError, match=r"^--set train\.epochs=many: input should be a valid integer"):
         load_style(write_style(tmp_path, ""), settings=["train.epochs=many"])
 
 
@@ -99,12 +101,16 @@ def test_names_that_cannot_be_folders_everywhere_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("text", ["train", "=3", "a.b.c.d=1", ".x=1"])
 def test_a_malformed_setting_shows_the_form(text: str) -> None:
-    with pytest.raises(UsageError, match="section.key=value"):
+    with pytest.raises(UsageError, match=r"section\.key=value"):
         parse_setting(text)
 
 
 def test_the_resolved_spec_reads_back_equal(tmp_path: Path) -> None:
-    settings = ['dataset.images="a \\"b\\" \\\\ ü"', "train.optimizer_args=[\"fused=True\"]", "train.extra.ip_noise_gamma=0.1"]
+    settings = [
+        'dataset.images="a \\"b\\" \\\\ ü"',
+        'train.optimizer_args=["fused=True"]',
+        "train.extra.ip_noise_gamma=0.1",
+    ]
     spec = load_style(write_style(tmp_path, ""), settings=settings)
     path = tmp_path / "spec.toml"
     path.write_text(spec_text(spec), encoding="utf-8")

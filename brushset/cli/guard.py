@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from types import FrameType
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -24,10 +25,18 @@ from brushset.log import EventLog
 from brushset.paths import cache_dir
 
 # typer carries its own copy of click; the base of its usage errors has no public name there.
-_CommandLineError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+_CommandLineError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 stdout = Console(soft_wrap=True, highlight=False)
 stderr = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+class AlreadyTold(BrushsetError):
+    """Carries the exit code of a failure that the user has been told of."""
+
+    def __init__(self, failure: BrushsetError) -> None:
+        super().__init__(str(failure))
+        self.exit_code = failure.exit_code
 
 
 def guarded(app: typer.Typer, argv: Sequence[str]) -> int:
@@ -36,10 +45,12 @@ def guarded(app: typer.Typer, argv: Sequence[str]) -> int:
         signal.signal(signum, _raise_interrupted)
     try:
         code = app(args=list(argv), standalone_mode=False)
+    except AlreadyTold as error:
+        return error.exit_code
     except BrushsetError as error:
         return tell(error, as_json="--json" in argv)
     except _CommandLineError as error:
-        _say(f"{error.format_message()}; see: orchestrate.py --help")  # type: ignore[attr-defined]
+        _say(f"{error.format_message()}; see: orchestrate.py --help")
         return 2
     except BrokenPipeError:
         return 0

@@ -28,14 +28,16 @@ from brushset.spec import StyleSpec
 class Options:
     """What a user can say on the command line."""
 
-    style: Annotated[list[str], typer.Option(help="Style to work on, or all; repeats.")] = field(default_factory=list)
+    style: Annotated[list[str], typer.Option(metavar="NAME", help="Style to work on, or all; repeats.")] = field(
+        default_factory=list
+    )
     images: Annotated[list[str], typer.Option(metavar="[STYLE=]DIR", help="Folder of images; repeats.")] = field(
         default_factory=list
     )
     smoke: Annotated[bool, typer.Option("--smoke", help="Two steps on a made-up model: shows that it runs.")] = False
-    profile: Annotated[list[str], typer.Option(help="Settings from styles/profiles/NAME.toml; repeats.")] = field(
-        default_factory=list
-    )
+    profile: Annotated[
+        list[str], typer.Option(metavar="NAME", help="Settings from styles/profiles/NAME.toml; repeats.")
+    ] = field(default_factory=list)
     base_model: Annotated[str | None, typer.Option(metavar="PATH|HF-ID", help="Model to train on.")] = None
     engine: Annotated[str | None, typer.Option(metavar="auto|kohya|native", help="Trainer.")] = None
     epochs: Annotated[int | None, typer.Option(help="Passes over the images.")] = None
@@ -105,7 +107,7 @@ def takes_options(function: Callable[..., None]) -> Callable[..., None]:
         options = Options(**{item.name: values.pop(item.name) for item in dataclasses.fields(Options)})
         function(options, **values)
 
-    del command.__wrapped__  # type: ignore[attr-defined]  # typer would read the wrapped function's signature instead
+    del command.__wrapped__  # typer would read the wrapped function's signature instead
     command.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *shared]}
     return command

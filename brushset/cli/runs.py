@@ -14,7 +14,7 @@ from typing import Any
 from rich.table import Table
 
 from brushset.cli.console import ConsoleListener
-from brushset.cli.guard import listen, print_event, stderr, stdout, tell
+from brushset.cli.guard import AlreadyTold, listen, print_event, stderr, stdout, tell
 from brushset.cli.options import Options, images_by_style, load_spec, style_names
 from brushset.cli.plan import show_plan
 from brushset.demo import demo_folder, demo_images
@@ -50,9 +50,9 @@ def run_styles(stages: Sequence[Stage[Any]], options: Options, *, until: str | N
             show_plan(spec, reason, stages=[stage.name for stage in stages], until=until)
         return
     known = [stage.name for stage in stages]
-    for name in (until, options.force):
-        if name is not None and name not in known:
-            raise UsageError(f'"{name}" is no stage; stages: {", ".join(known)}')
+    for stage in (until, options.force):
+        if stage is not None and stage not in known:
+            raise UsageError(f'"{stage}" is no stage; stages: {", ".join(known)}')
     events, listener = listen(options, len(stages))
     failures: dict[str, BrushsetError] = {}
     for last in _passes(names, until, known):
@@ -99,14 +99,6 @@ def audit_folders(options: Options, audit_folder: AuditFolder) -> None:
         raise InputError.of_many(unusable)
 
 
-class _Told(BrushsetError):
-    """Carries the exit code of a failure that has been told already."""
-
-    def __init__(self, failure: BrushsetError) -> None:
-        super().__init__("")
-        self.exit_code = failure.exit_code
-
-
 def _failure_of(
     name: str, work: Callable[[], Outcome], options: Options, listener: ConsoleListener | None
 ) -> dict[str, BrushsetError]:
@@ -128,7 +120,7 @@ def _failure_of(
 
 def _raise_first(failures: Mapping[str, BrushsetError]) -> None:
     for error in failures.values():
-        raise _Told(error)
+        raise AlreadyTold(error)
 
 
 def _run_one(

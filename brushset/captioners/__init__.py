@@ -1,0 +1,17 @@
+"""Captioners: one file each, one line in the table. They write what no sidecar says: content only, no trigger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from brushset.captioners.blip import BlipCaptioner
+from brushset.captioners.interrogator import InterrogatorCaptioner
+from brushset.captioners.trigger_only import TriggerOnlyCaptioner
+from brushset.protocols import Captioner
+from brushset.spec import CaptionSection
+
+CAPTIONERS: dict[str, Callable[[CaptionSection], Captioner]] = {
+    "interrogator": InterrogatorCaptioner,
+    "blip": BlipCaptioner,
+    "trigger-only": TriggerOnlyCaptioner,
+}

@@ -1,0 +1,1 @@
+"""The pipeline's own stages, one file each; each exports `STAGE`. `orchestrate.STAGES` puts them in order."""
