@@ -1,0 +1,111 @@
+"""The stage `report`: report.html, one self-contained page that says what a run is worth and shows why.
+
+The verdict stands first, and where a base or an encoder is made up it says that no number here is quality. Pictures
+are small data URIs and plots inline SVG, so that the page can be mailed, printed and opened without a network. What
+users wrote (captions, file names, prompts) is escaped by the template engine.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from brushset.files import write_atomic
+from brushset.load import spec_text
+from brushset.manifest import read_manifest
+from brushset.pipeline import Stage, StageContext, load_record
+from brushset.records import (
+    Adapter,
+    Audit,
+    Captions,
+    EngineConfig,
+    EvalReport,
+    Exports,
+    Prepared,
+    Report,
+    Trained,
+)
+from brushset.spec import StyleSpec
+from brushset.stages.report_plots import plot_loss
+from brushset.stages.report_tables import grid_rows, sample_images, score_table, stage_times
+from brushset.stages.report_verdict import Verdict, judge
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+NEEDS = ("audit", "preprocess", "caption", "configure", "train", "convert", "evaluate", "export")
+
+
+def render_report(page: dict[str, Any]) -> str:
+    """The page's HTML from what the template names; a name that is missing raises."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["duration"] = duration
+    environment.filters["shell"] = shlex.join
+    environment.filters["fixed"] = lambda value, decimals: f"{value:.{decimals}f}"
+    environment.filters["signed"] = lambda value, decimals: f"{value:+.{decimals}f}".replace("-", "−")
+    return environment.get_template(TEMPLATE.name).render(page)
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 05 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def gather_page(context: StageContext, verdict: Verdict) -> dict[str, Any]:
+    """Everything that the template shows."""
+    root, captions, trained = context.run.root, context.get(Captions), context.get(Trained)
+    evaluation = context.get(EvalReport)
+    manifest = read_manifest(context.run)
+    weights = root / trained.weights
+    return {
+        "spec": context.spec,
+        "run": context.run,
+        "verdict": verdict,
+        "audit": context.get(Audit),
+        "prepared": context.get(Prepared),
+        "config": context.get(EngineConfig),
+        "trained": trained,
+        "adapter": context.get(Adapter),
+        "evaluation": evaluation,
+        "exports": context.get(Exports),
+        "caption_sources": Counter(caption.source for caption in captions.captions).most_common(),
+        "samples": sample_images(context.get(Prepared), captions, context.run.images),
+        "grid": grid_rows(evaluation, root),
+        "scores": score_table(evaluation),
+        "loss_svg": plot_loss(trained.losses),
+        "times": stage_times({name: load_record(context.run, name) for name in NEEDS}),
+        "weights_bytes": weights.stat().st_size if weights.is_file() else 0,
+        "manifest": manifest,
+        "spec_text": spec_text(context.spec),
+    }
+
+
+def _run(context: StageContext) -> Report:
+    verdict = judge(context.spec, context.get(Trained), context.get(EvalReport))
+    write_atomic(context.workdir / context.run.report.name, render_report(gather_page(context, verdict)))
+    return Report(path=context.run.report.name, verdict=verdict.headline)
+
+
+STAGE = Stage(
+    name="report",
+    record=Report,
+    run=_run,
+    reads=tuple(StyleSpec.model_fields),
+    needs=NEEDS,
+    publish="merge",
+)

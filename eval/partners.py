@@ -1,0 +1,81 @@
+"""Which adapters of other styles this one is mixed with: the newest of each style that was trained on the same base.
+
+Looked up in the folder that holds this run; an adapter on another base is left out and named, since the two would
+never act on the same weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from brushset.errors import BrushsetError
+from brushset.load import load_style
+from brushset.paths import RunPaths, RunsDir
+from brushset.pipeline import load_record
+from brushset.records import Trained
+from brushset.spec import StyleSpec
+
+
+@dataclass(frozen=True)
+class Partner:
+    """A trained adapter of another style."""
+
+    style: str
+    trigger: str
+    weights: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Partners:
+    """Those to be mixed with, sorted by style, and a line for each style left out."""
+
+    chosen: tuple[Partner, ...]
+    left_out: tuple[str, ...]
+
+
+def find_partners(spec: StyleSpec, run: RunPaths) -> Partners:
+    """The adapters to mix this run's with, at most `evaluate.max_pairs`. Reads records, touches nothing."""
+    own = _trained(run)
+    runs = RunsDir(run.root.parent.parent)
+    chosen: list[Partner] = []
+    left_out: list[str] = []
+    for style in runs.styles():
+        if style == spec.name or own is None:
+            continue
+        others = [(other, trained) for other in runs.runs_of(style) if (trained := _trained(other))]
+        same_base = [pair for pair in others if pair[1].base_sha256 == own.base_sha256]
+        if same_base and len(chosen) >= spec.evaluate.max_pairs:
+            left_out.append(f"{style}: not mixed with, [evaluate] max_pairs = {spec.evaluate.max_pairs}")
+        elif same_base:
+            try:
+                chosen.append(_partner(style, *same_base[-1]))
+            except BrushsetError as error:  # its run may be of another version; that is no reason to fail this one
+                left_out.append(f"{style}: not mixed with, since {str(error).splitlines()[0]}")
+        elif others:
+            left_out.append(f"{style}: not mixed with, since its adapter was trained on another base model")
+    return Partners(tuple(chosen), tuple(left_out))
+
+
+def partner_digests(spec: StyleSpec, run: RunPaths) -> list[list[str]]:
+    """What evaluation takes from outside its run: style, trigger and SHA-256 of every adapter it mixes with."""
+    return [[partner.style, partner.trigger, partner.sha256] for partner in find_partners(spec, run).chosen]
+
+
+def _partner(style: str, run: RunPaths, trained: Trained) -> Partner:
+    return Partner(style, load_style(run.spec).trigger, run.root / trained.weights, trained.weights_sha256)
+
+
+def _trained(run: RunPaths) -> Trained | None:
+    """What training left in a run, where the file is still there."""
+    record = load_record(run, "train")
+    if record is None:
+        return None
+    try:
+        trained = Trained.model_validate(record.data)
+    except ValidationError:
+        return None
+    return trained if (run.root / trained.weights).is_file() else None

@@ -1,0 +1,347 @@
+"""The report: self-contained, escaped, and honest about what a run proves."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from brushset.load import spec_text
+from brushset.paths import RunPaths
+from brushset.pipeline import StageContext, StageRecord
+from brushset.records import (
+    Adapter,
+    Audit,
+    Caption,
+    Captions,
+    Cell,
+    Checkpoint,
+    EngineConfig,
+    EvalReport,
+    Exports,
+    LossPoint,
+    Package,
+    Prepared,
+    PreparedImage,
+    Record,
+    Report,
+    Score,
+    Trained,
+)
+from brushset.spec import EvaluateSection, StyleSpec
+from brushset.stages.report import NEEDS, STAGE, duration
+from brushset.stages.report_plots import plot_loss, running_mean
+from brushset.stages.report_tables import score_table, spread, thumbnail
+from brushset.stages.report_verdict import judge
+
+NASTY = '<script>alert("x")</script><img src=x onerror=alert(1)> & "quotes" \'n\' {{ 7 * 7 }}'
+SETTINGS = EvaluateSection(prompts=("a cat", "a house <b>"), seeds=(1, 2), width=64, height=64)
+METRICS = {"clip_score": True, "style_similarity": True, "fid": False}
+
+
+def make_spec(**changes: Any) -> StyleSpec:
+    return StyleSpec(**({"name": "cartoon", "trigger": "cartoonstyle", "evaluate": SETTINGS} | changes))
+
+
+def make_trained(*, base_random: bool = False, points: int = 120) -> Trained:
+    falling = 0.14 + 0.03 * np.exp(-np.arange(points) / 30) + np.random.default_rng(0).normal(0, 0.02, points)
+    return Trained(
+        engine="native", engine_version="0.1.0", command=("python", "train.py", "--name", "a b"),
+        weights="weights/cartoon.safetensors", weights_sha256="ab" * 32,
+        checkpoints=(Checkpoint(path="weights/cartoon-000001.safetensors", epoch=1, step=60, sha256="cd"),),
+        steps=points, epochs=2, losses=tuple(
+            LossPoint(step=index + 1, loss=float(loss), lr=1e-4 * min(1, index / 6) * (1 - index / max(points, 1)))
+            for index, loss in enumerate(falling)
+        ), seconds=754.3, device="cpu", modules=264, tensors=792, base_sha256="ef" * 32, base_random=base_random,
+    )  # fmt: skip
+
+
+def make_evaluation(*, meaningful: bool = True, n: int = 4) -> EvalReport:
+    cells = {"base": {}, "cartoon 0.8": {"cartoon": 0.8}, "cartoon 0.5 + anime 0.5": {"cartoon": 0.5, "anime": 0.5}}
+    scores = [
+        Score(
+            metric=metric, cell=cell, value=0.5 + 0.1 * index, n=n, higher_is_better=up, extractor="clip x",
+            meaningful=meaningful, note="20 references" if metric != "clip_score" else "",
+        )
+        for index, cell in enumerate(cells) for metric, up in METRICS.items()
+    ]  # fmt: skip
+    scores[-1] = scores[-1].model_copy(update={"value": None, "note": "not measured: 1 image"})
+    return EvalReport(
+        cells=tuple(
+            Cell(
+                name=name, mix=mix,
+                images=tuple(f"eval/images/{index}/{p}_{s}.png" for p in (0, 1) for s in SETTINGS.seeds),
+            )
+            for index, (name, mix) in enumerate(cells.items())
+        ),
+        scores=tuple(scores), grid="eval/grid.png", prompts=SETTINGS.prompts, seeds=SETTINGS.seeds,
+        meaningful=meaningful, notes=("references are the training images",),
+    )  # fmt: skip
+
+
+def draw_images(run: RunPaths, evaluation: EvalReport, prepared: Prepared) -> None:
+    random = np.random.default_rng(0)
+    for path in [path for cell in evaluation.cells for path in cell.images]:
+        (run.root / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(run.root / path)
+    run.images.mkdir(parents=True, exist_ok=True)
+    for index, image in enumerate(prepared.images):
+        picture = Image.linear_gradient("L").rotate(20 * index).resize((image.width_px, image.height_px))
+        picture.convert("RGB").save(run.images / image.name)
+
+
+def make_records(folder: str, *, trained: Trained, evaluation: EvalReport) -> dict[type[Record], Record]:
+    images = tuple(
+        PreparedImage(
+            name=f"{index:02d}.png", source=f"{NASTY}/{index}.png" if index == 0 else f"{index}.png", source_sha256="x",
+            width_px=320, height_px=256, upscaled_by=1.0,
+        )
+        for index in range(20)
+    )  # fmt: skip
+    captions = tuple(
+        Caption(
+            image=image.name, text=f"cartoonstyle, {NASTY}" if index == 0 else "cartoonstyle, a hill", source="blip"
+        )
+        for index, image in enumerate(images)
+    )
+    return {
+        Audit: Audit(
+            folder=folder, found=21, ok=18, needs_upscaling=2, unusable=1, verdict="too few",
+            reasons=(f"{NASTY}: cannot be read",), formats={"PNG": 21}, min_side_px=256, median_side_px=300,
+            max_side_px=320, with_sidecar=0,
+        ),
+        Prepared: Prepared(images=images, skipped={"bad.png": "truncated"}),
+        Captions: Captions(captioner="blip", trigger="cartoonstyle", captions=captions),
+        EngineConfig: EngineConfig(
+            engine="native", images=20, batches_per_epoch=5, epochs=2, steps=10, buckets={"512x512": 15, "576x448": 5}
+        ),
+        Trained: trained,
+        Adapter: Adapter(path="adapter", modules=264, max_relative_error=1.3e-7),
+        EvalReport: evaluation,
+        Exports: Exports(
+            packages=(
+                Package(
+                    target="a1111", folder="export/a1111", files=("cartoon.safetensors",), install="copy into models/Lora"
+                ),
+            ),
+            trigger="cartoonstyle", weight=0.8,
+        ),
+    }  # fmt: skip
+
+
+def make_report(
+    root: Path, *, spec: StyleSpec | None = None, trained: Trained | None = None, evaluation: EvalReport | None = None
+) -> tuple[Report, str]:
+    """Runs the stage on hand-made records; returns its record and the page."""
+    spec, run = spec or make_spec(), RunPaths(root / "runs" / "cartoon" / "20250101-000000-abcd")
+    evaluation = evaluation or make_evaluation()
+    records = make_records(str(root), trained=trained or make_trained(), evaluation=evaluation)
+    draw_images(run, evaluation, records[Prepared])  # type: ignore[arg-type]
+    run.spec.write_text(spec_text(spec))
+    run.record("x").parent.mkdir(exist_ok=True)
+    for index, name in enumerate(NEEDS):
+        record = StageRecord(
+            stage=name, version=1, digest="d", started_at=0, ended_at=1.5 * index, outputs={}, data={},
+            taken_from="an-older-run" if name == "audit" else "",
+        )  # fmt: skip
+        run.record(name).write_text(record.model_dump_json())
+    workdir = run.workdir("report")
+    workdir.mkdir()
+    report = STAGE.run(StageContext(spec, run, workdir, lambda *_, **__: None, records, None))
+    return report, (workdir / "report.html").read_text(encoding="utf-8")
+
+
+class Loads(html.parser.HTMLParser):
+    """What a browser would fetch, and which elements there are."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.tags: list[str] = []
+        self.handlers: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in {"src", "href", "xlink:href", "srcset", "poster", "data", "action"}:
+                self.found.append(value or "")
+            if name.startswith("on"):
+                self.handlers.append(name)
+
+
+def test_the_page_loads_nothing_from_outside(tmp_path: Path):
+    _, page = make_report(tmp_path)
+    loads = Loads(page)
+    assert len(loads.found) > 12 + 12, "pictures of the grid and of the training images"
+    assert not [value for value in loads.found if not value.startswith(("data:image/", "#"))]
+    assert not {"script", "link", "iframe", "object", "embed"} & set(loads.tags)
+    css = "".join(re.findall(r"<style>.*?</style>", page, re.DOTALL))
+    assert "@import" not in css
+    assert not [target for target in re.findall(r"url\(([^)]*)\)", page) if not target.startswith("#")]
+    assert len(page) < 3_000_000
+
+
+def test_captions_file_names_and_prompts_are_escaped(tmp_path: Path):
+    _, page = make_report(tmp_path)
+    assert "<script>" not in page
+    assert "onerror=alert(1)>" not in page
+    assert "a house <b>" not in page
+    assert page.count("&lt;script&gt;") >= 3, "in a caption, a file name and an audit reason"
+    assert "{{ 7 * 7 }}" in page, "a template in a caption is text"
+    assert not Loads(page).handlers
+
+
+def test_the_verdict_stands_before_everything_else(tmp_path: Path):
+    report, page = make_report(tmp_path, evaluation=make_evaluation(n=200))
+    assert report.verdict == "Closer to the style than the base"
+    assert page.index(f"<strong>{report.verdict}</strong>") < page.index("<h2>")
+    assert report.path == "report.html"
+
+
+@pytest.mark.parametrize("what", ["smoke", "random"])
+def test_a_run_that_proves_only_the_machinery_says_so_whatever_its_scores(tmp_path: Path, what: str):
+    spec = make_spec(smoke=what == "smoke")
+    report, page = make_report(
+        tmp_path, spec=spec, trained=make_trained(base_random=what == "random"), evaluation=make_evaluation()
+    )
+    assert report.verdict == "This run proves only that the machinery works"
+    assert "no number and no image below says anything about quality" in page
+    assert "not for use" in page
+
+
+def test_made_up_scores_are_flagged_and_give_no_verdict_on_the_style(tmp_path: Path):
+    report, page = make_report(tmp_path, evaluation=make_evaluation(meaningful=False))
+    assert report.verdict == "Trained, and not scored"
+    assert page.count('<span class="flag">meaningless</span>') >= 8
+    _, honest = make_report(tmp_path / "b")
+    assert '<span class="flag">meaningless</span>' not in honest
+
+
+def test_few_images_are_called_pointers_and_many_are_not():
+    few = judge(make_spec(), make_trained(), make_evaluation(n=4))
+    many = judge(make_spec(), make_trained(), make_evaluation(n=200))
+    assert few.headline == "Seems closer to the style than the base"
+    assert "With 4 images a cell these are pointers" in few.text
+    assert "pointers" not in many.text
+    assert "0.600, the base's 0.500" in many.text
+
+
+def test_an_adapter_that_moved_away_from_the_style_is_not_praised():
+    evaluation = make_evaluation(n=200)
+    worse = [
+        score.model_copy(update={"value": 0.4}) if score.cell == "cartoon 0.8" else score for score in evaluation.scores
+    ]
+    verdict = judge(make_spec(), make_trained(), evaluation.model_copy(update={"scores": tuple(worse)}))
+    assert (verdict.tone, verdict.headline) == ("worse", "No closer to the style than the base")
+
+
+def test_scores_stand_with_n_direction_extractor_and_reason(tmp_path: Path):
+    _, page = make_report(tmp_path)
+    assert "↑ higher is better" in page
+    assert "↓ lower is better" in page
+    assert "FID: by clip x; 20 references." in page
+    assert "FID of cartoon 0.5 + anime 0.5: not measured: 1 image." in page
+    table = score_table(make_evaluation())
+    assert [row.cell for row in table.rows] == ["base", "cartoon 0.8", "cartoon 0.5 + anime 0.5"]
+    assert table.rows[0].deltas == (None, None, None)
+    assert table.rows[1].deltas == pytest.approx((0.1, 0.1, 0.1))
+    assert table.rows[2].deltas[2] is None
+
+
+def test_the_page_holds_what_a_reader_asks_for(tmp_path: Path):
+    _, page = make_report(tmp_path)
+    for wanted in (
+        "cartoonstyle", "too few", "512 × 512", "576 × 448", "copy into models/Lora", "1.3e-07",
+        "weights/cartoon-000001.safetensors", "12 min 34 s", "taken from run an-older-run", "train.py --name &#39;a b&#39;",
+        "network_dim = 32", "blip 20", "ab" * 32,
+    ):  # fmt: skip
+        assert wanted in page, wanted
+
+
+def test_the_page_is_the_same_twice(tmp_path: Path):
+    assert make_report(tmp_path / "a")[1].replace(str(tmp_path / "a"), "") == make_report(tmp_path / "b")[1].replace(
+        str(tmp_path / "b"), ""
+    )
+
+
+def test_an_image_that_is_gone_shows_as_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert thumbnail(tmp_path / "gone.png") == ""
+    monkeypatch.setattr("brushset.stages.report_tables.thumbnail", lambda _: "")
+    _, page = make_report(tmp_path)
+    assert page.count("image is gone") == 12 + 12
+
+
+def test_thumbnails_are_small_and_tiny_images_stay_exact(tmp_path: Path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "tiny.png")
+    Image.fromarray(noise).resize((1024, 512)).save(tmp_path / "large.png")
+    assert thumbnail(tmp_path / "tiny.png").startswith("data:image/png;base64,")
+    large = thumbnail(tmp_path / "large.png")
+    assert large.startswith("data:image/jpeg;base64,")
+    assert len(large) < 40_000
+
+
+def test_the_loss_curve_uses_the_pages_colours_and_no_outside_resource():
+    svg = plot_loss(make_trained().losses)
+    assert "var(--blue)" in svg
+    assert "var(--orange)" in svg
+    assert svg.startswith('<svg role="img"')
+    assert not re.findall(r'(?:href|src)="(?!#)', svg)
+    assert "#0303" not in svg
+
+
+@pytest.mark.parametrize("points", [0, 1])
+def test_without_two_points_there_is_no_curve_but_a_sentence(points: int, tmp_path: Path):
+    assert plot_loss(make_trained(points=points).losses) == ""
+    _, page = make_report(tmp_path, trained=make_trained(points=points))
+    assert f"the trainer reported {points} point" in page
+
+
+def test_two_points_and_points_without_a_rate_are_drawn():
+    points = [LossPoint(step=1, loss=0.2), LossPoint(step=2, loss=0.1)]
+    svg = plot_loss(points)
+    assert "<svg" in svg
+    assert "learning rate" not in svg
+
+
+def test_the_running_mean_keeps_a_constant_and_the_ends():
+    assert running_mean(np.full(100, 3.0)) == pytest.approx(np.full(100, 3.0))
+    ramp = running_mean(np.arange(200.0))
+    assert ramp[100] == pytest.approx(100)
+    assert ramp[0] == pytest.approx(2.5)
+
+
+def test_samples_are_spread_evenly():
+    assert spread([1, 2, 3], 12) == [1, 2, 3]
+    assert spread(list(range(100)), 4) == [0, 25, 50, 75]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.44, "0.4 s"), (12.3, "12 s"), (200, "3 min 20 s"), (7500, "2 h 05 min"), (59.7, "1 min 00 s")],
+)
+def test_durations_read_well(seconds: float, shown: str):
+    assert duration(seconds) == shown
+
+
+def test_run_jsons_surroundings_are_shown_where_there_is_one(tmp_path: Path):
+    run = tmp_path / "runs" / "cartoon" / "20250101-000000-abcd"
+    run.mkdir(parents=True)
+    manifest = {
+        "run_id": "r", "style": "cartoon", "identity": "i", "spec_digest": "s", "smoke": False, "created_at": 0,
+        "updated_at": 0, "argv": ["orchestrate.py", "--style", "cartoon", "--images", "a folder"], "commit": "c0ffee",
+        "dirty": True, "engine": "native", "engine_reason": "asked for", "lock_sha256": "1" * 64,
+        "packages": {"torch": "2.10.0"}, "python": "3.11", "platform": "Linux", "device": "CPU", "seed": 42, "images": {},
+    }  # fmt: skip
+    (run / "run.json").write_text(json.dumps(manifest))
+    _, page = make_report(tmp_path)
+    assert "orchestrate.py --style cartoon --images &#39;a folder&#39;" in page
+    assert "with uncommitted changes" in page
+    assert "torch 2.10.0" in page
