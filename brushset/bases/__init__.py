@@ -1,0 +1,1 @@
+"""Base models: finding, checking, hashing, making and loading them."""

@@ -1,0 +1,109 @@
+"""A LoRA file's metadata: read, rewritten and hashed without touching its tensors, and without torch.
+
+A1111 knows a file by `sshs_model_hash`, SHA-256 of all bytes after the header, so rewriting the metadata keeps the
+hash. The header must start with `{"` for A1111 to recognise a file as safetensors, so no padding goes in front.
+Rules: sd-scripts library/train_util.py (precalculate_safetensors_hashes), recomputed on its files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from brushset.bases.header import Header, read_header
+from brushset.errors import EnvironmentProblem, UsageError
+
+_CHUNK_BYTES = 1 << 20
+_LEGACY_START, _LEGACY_BYTES = 0x100000, 0x10000
+_LEGACY_PREFIX = "ss_"  # the legacy hash is taken of a copy that carries these alone
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a .safetensors file; all values are strings.
+
+    Raises:
+        UsageError: no such file, or not a whole safetensors file.
+    """
+    return dict(read_header(path).metadata)
+
+
+def model_hash(path: Path) -> str:
+    """`sshs_model_hash`: SHA-256 of all bytes after the header, which metadata does not change."""
+    header = read_header(path)
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(header.data_offset)
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def legacy_hash(path: Path) -> str:
+    """`sshs_legacy_hash`: 8 hex digits of SHA-256 over 64 KiB at 1 MiB of a copy that carries only `ss_*` metadata."""
+    header = read_header(path)
+    kept = {key: value for key, value in header.metadata.items() if key.startswith(_LEGACY_PREFIX)}
+    start = _header_bytes(header, kept)
+    window = start[_LEGACY_START : _LEGACY_START + _LEGACY_BYTES]
+    with path.open("rb") as file:
+        file.seek(header.data_offset + max(0, _LEGACY_START - len(start)))
+        window += file.read(_LEGACY_BYTES - len(window))
+    return hashlib.sha256(window).hexdigest()[:8]
+
+
+def with_hashes(path: Path) -> dict[str, str]:
+    """The file's metadata with both hashes as they are now."""
+    return {**read_metadata(path), "sshs_model_hash": model_hash(path), "sshs_legacy_hash": legacy_hash(path)}
+
+
+def rewrite_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
+    """Writes `source` under `target` with other metadata and the very same tensor bytes; both may be one file.
+
+    Raises:
+        UsageError: a value that is no string or is empty, which UIs trip over.
+        EnvironmentProblem: the target cannot be written; what was there is untouched.
+    """
+    wrong = sorted(key for key, value in metadata.items() if not isinstance(value, str) or not value)
+    if wrong:
+        raise UsageError(f"{target}: metadata {', '.join(wrong)}: a value must be a string that is not empty")
+    header = read_header(source)
+    start = _header_bytes(header, metadata)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=".tmp-", dir=target.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as out, source.open("rb") as file:
+                out.write(start)
+                file.seek(header.data_offset)
+                _copy(file, out)
+            temporary.chmod(0o644)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"{target}: cannot be written: {error.strerror}; fix: free the disk or its permissions"
+        ) from error
+
+
+def _header_bytes(header: Header, metadata: Mapping[str, str]) -> bytes:
+    """Length and JSON as the safetensors library lays them out: metadata first, tensors by offset, padded to 8."""
+    content: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    for name, entry in sorted(header.tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+        content[name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [entry.start, entry.end]}
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _copy(source: BinaryIO, target: BinaryIO) -> None:
+    while chunk := source.read(_CHUNK_BYTES):
+        target.write(chunk)
+    target.flush()
+    os.fsync(target.fileno())
