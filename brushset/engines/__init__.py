@@ -1,0 +1,94 @@
+"""The trainers. A new one is a file here and a line in ENGINES; it offers `protocols.Engine`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from brushset.errors import EnvironmentProblem, UsageError
+from brushset.kohya.source import PINNED_VERSION, find_source
+from brushset.protocols import Engine
+from brushset.spec import StyleSpec
+
+
+def _kohya() -> Engine:
+    from brushset.engines.kohya import KohyaEngine
+
+    return KohyaEngine()
+
+
+def _native() -> Engine:
+    from brushset.engines.native import NativeEngine
+
+    return NativeEngine()
+
+
+ENGINES: Mapping[str, Callable[[], Engine]] = {"kohya": _kohya, "native": _native}
+
+
+def make_engine(name: str) -> Engine:
+    """The engine of that name.
+
+    Raises:
+        UsageError: there is none; "auto" must have been settled before.
+    """
+    if name not in ENGINES:
+        raise UsageError(f'[train] engine = "{name}" is no engine; fix: one of {", ".join(ENGINES)}')
+    return ENGINES[name]()
+
+
+def choose_engine(wanted: str, *, may_fetch: bool = True) -> tuple[str, str]:
+    """Settles "auto": kohya where sd-scripts is there or can be fetched within seconds, else native.
+
+    Args:
+        wanted: "auto", or an engine's name, which is then taken.
+        may_fetch: false asks no network and writes nothing.
+
+    Returns:
+        The engine's name, and why in one line.
+
+    Raises:
+        EnvironmentProblem: kohya is wanted, and sd-scripts can be neither found nor fetched.
+    """
+    if wanted == "native":
+        return "native", "as asked for"
+    try:
+        source = find_source(fetch=may_fetch)
+    except EnvironmentProblem as error:
+        if wanted == "kohya" and may_fetch:
+            raise
+        if wanted == "kohya":
+            return "kohya", f"as asked for, but {error}"
+        return "native", str(error)
+    found = f"sd-scripts {source.commit[:12]} at {source.folder}"
+    return "kohya", f"as asked for: {found}" if wanted == "kohya" else found
+
+
+def sd_scripts_state() -> str:
+    """In one line: where sd-scripts is and at which commit, or why it is not there. Asks no network."""
+    try:
+        source = find_source(fetch=False)
+    except EnvironmentProblem as error:
+        return f"absent, so engine auto would fetch {PINNED_VERSION} or take native: {error}"
+    return f"{source.commit[:12]} at {source.folder}" + (f"; {source.note}" if source.note else "")
+
+
+def planned_command(spec: StyleSpec) -> list[str]:
+    """The argv that a run would start, for a plan: with the base as named, and `‹…›` for what is not known yet."""
+    if spec.train.engine != "kohya":
+        return []
+    from brushset.kohya.command import Launch, build_command
+    from brushset.kohya.source import SCRIPT
+    from brushset.manifest import device_name
+    from brushset.paths import SUBMODULE
+
+    try:
+        script = find_source(fetch=False).script
+    except EnvironmentProblem:
+        script = SUBMODULE / SCRIPT
+    overrides = {
+        "pretrained_model_name_or_path": spec.base.model,
+        "tokenizer_cache_dir": "‹tokenizer of the base›",
+        "output_dir": "‹folder of the attempt›",
+    }
+    cpu = device_name().startswith("CPU")
+    return build_command(Launch(script, spec.train.mixed_precision, cpu, overrides))
