@@ -22,9 +22,9 @@ try:
     from eval import stage as evaluate
     from webui_export import stage as export
 except ModuleNotFoundError as error:
-    sys.exit(
-        f"error: {error.name} is not installed; fix: pip install uv && uv run orchestrate.py {' '.join(sys.argv[1:])}"
-    )
+    fix = f"pip install uv && uv run orchestrate.py {' '.join(sys.argv[1:])}"
+    sys.stderr.write(f"error: {error.name} is not installed; fix: {fix.rstrip()}\n")
+    sys.exit(4)
 
 STAGES: tuple[Stage[Any], ...] = (
     audit.STAGE,

@@ -94,12 +94,20 @@ def unique_seeds(settings: EvaluateSection) -> tuple[int, ...]:
 
 
 def sample_grid(
-    generator: Generator, cells: Sequence[PlannedCell], settings: EvaluateSection, folder: Path
+    generator: Generator,
+    cells: Sequence[PlannedCell],
+    settings: EvaluateSection,
+    folder: Path,
+    *,
+    clip_skip: int = 1,
 ) -> tuple[Cell, ...]:
-    """Writes images/<cell>/<prompt number>_<seed>.png below `folder`, to which the paths of the result are relative."""
+    """Writes images/<cell>/<prompt number>_<seed>.png below `folder`, to which the paths of the result are relative.
+
+    `clip_skip` is the training's: an adapter is looked at through the text layer that it was trained on.
+    """
     places = grid_places(settings)
     shared = ("negative_prompt", "steps", "guidance", "width", "height", "batch_size")
-    sampling = Sampling(**{name: getattr(settings, name) for name in shared})
+    sampling = Sampling(**{name: getattr(settings, name) for name in shared}, clip_skip=clip_skip)
     done = []
     for cell in cells:
         target = folder / "images" / cell.folder

@@ -67,14 +67,14 @@ def _is_flat(image: Image) -> bool:
 def _sample(context: StageContext, planned: Sequence[PlannedCell], partners: Sequence[Partner]) -> tuple[Cell, ...]:
     generator = _load_generator(context, partners)
     try:
-        return sample_grid(generator, planned, context.spec.evaluate, context.workdir)
+        spec = context.spec
+        return sample_grid(generator, planned, spec.evaluate, context.workdir, clip_skip=spec.train.clip_skip)
     finally:
         del generator
         _free_memory()
 
 
 def _load_generator(context: StageContext, partners: Sequence[Partner]) -> Generator:
-
     spec = context.spec
     base = resolve_base(spec.base.model, spec.base.revision, context.emit)
     if base.sha256 != context.get(Trained).base_sha256:
@@ -159,7 +159,7 @@ STAGE = Stage(
     name="evaluate",
     record=EvalReport,
     run=evaluate,
-    reads=("evaluate", "trigger", "base", "smoke"),
+    reads=("evaluate", "trigger", "base", "smoke", "train.clip_skip"),
     needs=("convert", "train", "preprocess"),
     output="eval",
     outside=partner_digests,

@@ -145,7 +145,9 @@ def test_standing_on_a_damaged_run_is_refused(tmp_path: Path) -> None:
     run_in(tmp_path / "a", spec())
     (tmp_path / "a/made/made.txt").unlink()
     with pytest.raises(VerificationFailed, match="--force make"):
-        Pipeline(spec(), RunPaths(tmp_path / "a"), Heard()).stand_on(STAGES, before="grow", source=RunPaths(tmp_path / "a"))
+        Pipeline(spec(), RunPaths(tmp_path / "a"), Heard()).stand_on(
+            STAGES, before="grow", source=RunPaths(tmp_path / "a")
+        )
 
 
 def test_a_merged_stage_keeps_edits_through_force_and_take_over(tmp_path: Path) -> None:

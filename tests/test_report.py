@@ -13,6 +13,9 @@ import pytest
 from PIL import Image
 
 from brushset.load import spec_text
+from brushset.page.plots import plot_loss, running_mean
+from brushset.page.tables import score_table, spread, thumbnail
+from brushset.page.verdict import judge
 from brushset.paths import RunPaths
 from brushset.pipeline import StageContext, StageRecord
 from brushset.records import (
@@ -36,9 +39,6 @@ from brushset.records import (
 )
 from brushset.spec import EvaluateSection, StyleSpec
 from brushset.stages.report import NEEDS, STAGE, duration
-from brushset.stages.report_plots import plot_loss, running_mean
-from brushset.stages.report_tables import score_table, spread, thumbnail
-from brushset.stages.report_verdict import judge
 
 NASTY = '<script>alert("x")</script><img src=x onerror=alert(1)> & "quotes" \'n\' {{ 7 * 7 }}'
 SETTINGS = EvaluateSection(prompts=("a cat", "a house <b>"), seeds=(1, 2), width=64, height=64)
@@ -273,7 +273,7 @@ def test_the_page_is_the_same_twice(tmp_path: Path):
 
 def test_an_image_that_is_gone_shows_as_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert thumbnail(tmp_path / "gone.png") == ""
-    monkeypatch.setattr("brushset.stages.report_tables.thumbnail", lambda _: "")
+    monkeypatch.setattr("brushset.page.tables.thumbnail", lambda _: "")
     _, page = make_report(tmp_path)
     assert page.count("image is gone") == 12 + 12
 

@@ -27,7 +27,9 @@ from brushset.paths import cache_dir
 # typer carries its own copy of click; the base of its usage errors has no public name there.
 _CommandLineError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
-stdout = Console(soft_wrap=True, highlight=False)
+_PIPED_COLUMNS = 160  # rich takes 80 where there is no terminal, which folds the tables
+
+stdout = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
 stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 
 

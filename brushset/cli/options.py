@@ -148,9 +148,9 @@ def images_by_style(options: Options) -> dict[str, Path]:
     for text in options.images:
         name, equals, folder = text.partition("=")
         if equals and not Path(text).exists():
-            found[check_style_name(name)] = Path(folder).absolute()
+            found[check_style_name(name)] = Path(folder).resolve()
         else:
-            found[""] = Path(text).absolute()
+            found[""] = Path(text).resolve()
     return found
 
 

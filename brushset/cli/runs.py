@@ -30,6 +30,7 @@ from brushset.protocols import Emit
 from brushset.records import Audit, AuditedImage
 from brushset.session import Ask, Outcome, run_style
 from brushset.spec import DatasetSection, StyleSpec
+from webui_export.stage import check_targets
 
 FIRST_LEG_ENDS_AT = "convert"
 OWN_SECTIONS = {"convert": (), "evaluate": ("evaluate",), "export": ("export",), "report": ()}
@@ -161,6 +162,7 @@ def _resolved(name: str, options: Options, *, touch: bool) -> tuple[StyleSpec, s
     if images is None and options.smoke:
         images = demo_images(name) if touch else demo_folder(name)
     spec = load_spec(name, options, images=images)
+    check_targets(spec.export.targets)
     engine, reason = choose_engine(spec.train.engine, may_fetch=touch)
     changes: dict[str, Any] = {"train": spec.train.model_copy(update={"engine": engine})}
     if engine == "kohya" and spec.base.model == "random:tiny":

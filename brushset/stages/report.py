@@ -12,9 +12,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from brushset import page
 from brushset.files import write_atomic
 from brushset.load import spec_text
 from brushset.manifest import read_manifest
+from brushset.page.plots import plot_loss
+from brushset.page.tables import grid_rows, sample_images, score_table, stage_times
+from brushset.page.verdict import Verdict, judge
 from brushset.pipeline import Stage, StageContext, load_record
 from brushset.records import (
     Adapter,
@@ -28,11 +32,8 @@ from brushset.records import (
     Trained,
 )
 from brushset.spec import StyleSpec
-from brushset.stages.report_plots import plot_loss
-from brushset.stages.report_tables import grid_rows, sample_images, score_table, stage_times
-from brushset.stages.report_verdict import Verdict, judge
 
-TEMPLATE = Path(__file__).with_name("report.html.j2")
+TEMPLATE = Path(page.__file__).with_name("report.html.j2")
 NEEDS = ("audit", "preprocess", "caption", "configure", "train", "convert", "evaluate", "export")
 
 
