@@ -142,8 +142,7 @@ def _open(
 
     training = settings.training
     check_device(training, device)
-    if job.spec.train.tf32:
-        torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision("high" if job.spec.train.tf32 else "highest")
     dtype: Any = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[training.mixed_precision]
     # On a CPU float32 is also the faster one: bfloat16 took ten times as long to encode with.
     vae_dtype = torch.float32 if training.no_half_vae or device == "cpu" else dtype

@@ -1,0 +1,75 @@
+"""Noise, timesteps and loss against diffusers' scheduler and the papers' formulas."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from brushset.native.objective import (
+    Corruption,
+    corrupt,
+    draw_corruption,
+    min_snr_weights,
+    noise_loss,
+    signal_shares,
+)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_signal_shares_are_those_of_stable_diffusions_scheduler() -> None:
+    reference = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
+    assert torch.equal(signal_shares(), reference.alphas_cumprod)
+    latents = torch.randn(4, 4, 8, 8, generator=generator())
+    made = draw_corruption(latents, generator(1), noise_offset=None)
+    expected = reference.add_noise(latents, made.noise, made.timesteps)
+    assert torch.allclose(corrupt(latents, made, signal_shares()), expected, atol=1e-6)
+
+
+def test_timesteps_are_uniform_over_all_thousand() -> None:
+    drawn = draw_corruption(torch.zeros(50_000, 1, 1, 1), generator(), noise_offset=None).timesteps
+    assert (drawn.min(), drawn.max()) == (0, 999)
+    assert drawn.float().mean() == pytest.approx(499.5, abs=6)  # four standard errors
+
+
+def test_the_same_generator_draws_the_same_noise() -> None:
+    latents = torch.zeros(2, 4, 8, 8)
+    first, second = (draw_corruption(latents, generator(5), noise_offset=0.1) for _ in range(2))
+    assert torch.equal(first.noise, second.noise)
+    assert torch.equal(first.timesteps, second.timesteps)
+
+
+def test_a_noise_offset_moves_whole_channels() -> None:
+    latents = torch.zeros(64, 4, 32, 32)
+    plain = draw_corruption(latents, generator(), noise_offset=None).noise
+    moved = draw_corruption(latents, generator(), noise_offset=0.5).noise - plain
+    assert moved.std(dim=(2, 3)).max() < 1e-6
+    assert moved.mean(dim=(2, 3)).std() == pytest.approx(0.5, rel=0.2)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 5.0])
+def test_min_snr_weights_are_the_papers(gamma: float) -> None:
+    shares = signal_shares().double()
+    ratio = shares / (1 - shares)
+    expected = torch.minimum(ratio, torch.tensor(gamma)) / ratio
+    made = min_snr_weights(torch.arange(1000), signal_shares(), gamma)
+    assert torch.allclose(made.double(), expected, rtol=1e-3)
+    assert made[-1] == 1.0  # much noise: full weight
+    assert made[0] < 0.01  # hardly any: next to none
+
+
+def test_the_loss_is_the_weighted_mean_of_each_samples_error() -> None:
+    noise = torch.randn(3, 4, 8, 8, generator=generator())
+    predicted = torch.randn(3, 4, 8, 8, generator=generator(1))
+    made = Corruption(noise, torch.tensor([0, 500, 999]))
+    errors = [((predicted[i] - noise[i]) ** 2).mean() for i in range(3)]
+    plain = noise_loss(predicted, made, signal_shares(), min_snr_gamma=None)
+    assert plain.item() == pytest.approx(sum(errors).item() / 3, rel=1e-6)
+    weights = min_snr_weights(made.timesteps, signal_shares(), 5.0)
+    weighted = noise_loss(predicted, made, signal_shares(), min_snr_gamma=5.0)
+    assert weighted.item() == pytest.approx(
+        sum(w * e for w, e in zip(weights, errors, strict=True)).item() / 3, rel=1e-6
+    )
