@@ -153,6 +153,20 @@ def digest_files(paths: Iterable[Path], root: Path) -> dict[str, str]:
     return {path.relative_to(root).as_posix(): sha256_file(path) for path in sorted(paths)}
 
 
+def shown(path: Path) -> str:
+    """A path on one line for people: relative to where they stand where that is shorter, control characters escaped."""
+    try:
+        text = path.absolute().relative_to(Path.cwd()).as_posix()
+    except ValueError:
+        text = str(path)
+    return one_line(text)
+
+
+def one_line(text: str) -> str:
+    """`text` with what cannot be printed (newlines, control characters, broken bytes) as escapes."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 def _parse(path: Path, parse: Any) -> Any:
     try:
         return parse(path.read_text(encoding="utf-8-sig"))

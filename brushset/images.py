@@ -19,7 +19,7 @@ from typing import TypeVar
 from PIL import Image, UnidentifiedImageError
 
 from brushset.errors import InputError
-from brushset.files import sha256_file
+from brushset.files import one_line, sha256_file, shown
 from brushset.protocols import Emit
 from brushset.srgb import to_srgb
 
@@ -150,20 +150,6 @@ def run_threads(work: Callable[[T], U], items: Sequence[T], emit: Emit | None = 
     finally:
         pool.shutdown(cancel_futures=True)  # what is not begun is not waited for where one failed, or on Ctrl-C
     return results
-
-
-def shown(path: Path) -> str:
-    """A path on one line for people: relative to where they stand where that is shorter, control characters escaped."""
-    try:
-        text = path.relative_to(Path.cwd()).as_posix()
-    except ValueError:
-        text = str(path)
-    return one_line(text)
-
-
-def one_line(text: str) -> str:
-    """`text` with what cannot be printed (newlines, control characters, broken bytes) as escapes."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _walk(folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from brushset.errors import UsageError
-from brushset.files import parse_toml_value, read_toml, toml_text
+from brushset.files import parse_toml_value, read_toml, shown, toml_text
 from brushset.spec import STYLE_NAME, StyleSpec
 
 Tables = dict[str, Any]
@@ -34,14 +34,14 @@ def load_style(
     Raises:
         UsageError: every unknown key, wrong type and impossible combination, a line each.
     """
-    stack = [(_shown(path), read_toml(path))]
-    stack += [(_shown(profile), read_toml(profile)) for profile in profiles]
+    stack = [(shown(path), read_toml(path))]
+    stack += [(shown(profile), read_toml(profile)) for profile in profiles]
     stack += layers
     stack += [(f"--set {setting}", parse_setting(setting)) for setting in settings]
     spec = build_spec(stack)
     if spec.name != path.stem and path.name != "spec.toml":
         raise UsageError(
-            f'{_shown(path)}: name = "{spec.name}" differs from the file\'s name; fix: name = "{path.stem}"'
+            f'{shown(path)}: name = "{spec.name}" differs from the file\'s name; fix: name = "{path.stem}"'
         )
     return spec
 
@@ -152,11 +152,3 @@ def _elsewhere(key: str) -> str:
 
 def _lower_first(text: str) -> str:
     return text[:1].lower() + text[1:]
-
-
-def _shown(path: Path) -> str:
-    """The path as a user would write it: relative to where he stands, where that is shorter."""
-    try:
-        return path.resolve().relative_to(Path.cwd()).as_posix()
-    except ValueError:
-        return str(path)

@@ -138,9 +138,13 @@ class Pipeline:
                 return
             record = load_record(source, stage.name)
             if record is None:
-                raise UsageError(f"{source.root}: {stage.name} has not been done; fix: orchestrate.py --style {self.spec.name}")
+                raise UsageError(
+                    f"{source.root}: {stage.name} has not been done; fix: orchestrate.py --style {self.spec.name}"
+                )
             if not stage.keeps_edits and not outputs_hold(source, record):
-                raise VerificationFailed(f"{source.root}: an output of {stage.name} is gone or changed; fix: --force {stage.name}")
+                raise VerificationFailed(
+                    f"{source.root}: an output of {stage.name} is gone or changed; fix: --force {stage.name}"
+                )
             if source.root != self.run.root:
                 record = self._copy_result(stage, record, source)
             self._remember(stage, record)
@@ -172,9 +176,7 @@ class Pipeline:
             context = StageContext(self.spec, self.run, workdir, self.emit, self._records, kept.data if kept else None)
             result = stage.run(context)
             made = [path for path in list_files(workdir) if path.suffix != stage.passes_on]
-            outputs = {
-                f"{stage.output}/{path}".lstrip("/"): sha for path, sha in digest_files(made, workdir).items()
-            }
+            outputs = {f"{stage.output}/{path}".lstrip("/"): sha for path, sha in digest_files(made, workdir).items()}
             self.run.record(stage.name).unlink(missing_ok=True)
             final = self.run.root / stage.output
             (merge_folder if stage.publish == "merge" else publish_folder)(workdir, final)

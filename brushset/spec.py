@@ -86,7 +86,9 @@ class TrainSection(Section):
     lr_scheduler: Literal[
         "cosine", "linear", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial"
     ] = "cosine"
-    lr_warmup_ratio: Share = Field(0.05, description='share of the steps in which the rates rise from 0; "constant" has none')
+    lr_warmup_ratio: Share = Field(
+        0.05, description='share of the steps in which the rates rise from 0; "constant" has none'
+    )
     optimizer: Literal["AdamW", "AdamW8bit", "Prodigy", "Lion"] = "AdamW"
     optimizer_args: tuple[str, ...] = Field((), description="key=value, as sd-scripts takes them")
     max_grad_norm: float = Field(1.0, ge=0, description="0 does not clip")

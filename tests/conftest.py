@@ -10,10 +10,12 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: it reads this once
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads only wait for one another
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the narrow model gains nothing from more, and waits on busy cores
 
 from brushset.errors import EnvironmentProblem
 from brushset.kohya.source import Source, find_source
+from brushset.log import silent
 from brushset.records import BaseFile
 
 
@@ -34,7 +36,7 @@ def tiny_base(cache: Path) -> BaseFile:
     """`random:tiny`: SD 1.5's tree, narrow, of random numbers."""
     from brushset.bases.resolve import resolve_base
 
-    return resolve_base("random:tiny", None, lambda _event, **_fields: None)
+    return resolve_base("random:tiny", None, silent)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from PIL import Image
 
 from brushset.errors import InputError
 from brushset.files import digest_files, list_files, read_json
+from brushset.log import silent
 from brushset.paths import PROJECT, RunPaths
 from brushset.pipeline import Pipeline
 from brushset.spec import DatasetSection, StyleSpec
@@ -19,10 +20,6 @@ from brushset.stages.audit import STAGE, audit_folder
 
 DATA = PROJECT.parent / "shared" / "data"
 FEW = DatasetSection(min_images=2)
-
-
-def silent(event: str, /, **fields: object) -> None:
-    """Hears nothing."""
 
 
 def draw(path: Path, width: int = 512, height: int = 512, colour: object = None) -> Path:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from brushset.captioners import CAPTIONERS
 from brushset.errors import InputError
+from brushset.log import silent
 from brushset.paths import RunPaths
 from brushset.pipeline import Pipeline
 from brushset.protocols import Emit
@@ -22,10 +23,6 @@ from brushset.stages import audit, caption, preprocess
 from brushset.stages.caption import read_caption, with_trigger
 
 STAGES = (audit.STAGE, preprocess.STAGE, caption.STAGE)
-
-
-def silent(event: str, /, **fields: object) -> None:
-    """Hears nothing."""
 
 
 class Counting:

@@ -11,15 +11,12 @@ from PIL import Image
 
 from brushset.captioners import CAPTIONERS
 from brushset.errors import EnvironmentProblem
+from brushset.log import silent
 from brushset.spec import CaptionSection
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "the", "cat", "dog", "house", "tree", "river", "of", "on"]
 WORDS += ["in", "red", "blue", "[DEC]", "[ENC]"]
 TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-
-
-def silent(event: str, /, **fields: object) -> None:
-    """Hears nothing."""
 
 
 @pytest.fixture(scope="module")

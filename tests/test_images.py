@@ -12,11 +12,10 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from brushset.errors import InputError
-from brushset.files import sha256_file
+from brushset.files import one_line, sha256_file
 from brushset.images import (
     UnusableImage,
     list_source_images,
-    one_line,
     open_as_rgb,
     open_image,
     source_digest,

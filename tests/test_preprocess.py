@@ -10,6 +10,7 @@ from PIL import Image
 
 from brushset.errors import InputError
 from brushset.files import digest_files, list_files, sha256_file
+from brushset.log import silent
 from brushset.paths import PROJECT, RunPaths
 from brushset.pipeline import Pipeline
 from brushset.records import Prepared
@@ -18,10 +19,6 @@ from brushset.stages import audit, preprocess
 
 DATA = PROJECT.parent / "shared" / "data"
 STAGES = (audit.STAGE, preprocess.STAGE)
-
-
-def silent(event: str, /, **fields: object) -> None:
-    """Hears nothing."""
 
 
 def pipeline(tmp_path: Path, folder: Path, **dataset: object) -> Pipeline:

@@ -18,15 +18,13 @@ from functools import partial
 from pathlib import Path
 
 from brushset.errors import InputError
-from brushset.files import write_json
+from brushset.files import one_line, shown, write_json
 from brushset.images import (
     UnusableImage,
     digest_or_unreadable,
     list_source_images,
-    one_line,
     open_image,
     run_threads,
-    shown,
     sidecar_of,
     source_digest,
 )

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from brushset.captioners import CAPTIONERS
 from brushset.errors import InputError
-from brushset.files import write_atomic
-from brushset.images import digest_or_unreadable, list_source_images, shown, sidecar_of
+from brushset.files import shown, write_atomic
+from brushset.images import digest_or_unreadable, list_source_images, sidecar_of
 from brushset.paths import PROJECT, RunPaths
 from brushset.pipeline import Stage, StageContext
 from brushset.records import Caption, Captions, Prepared, PreparedImage

@@ -15,8 +15,8 @@ from pathlib import Path
 from PIL import Image
 
 from brushset.errors import InputError
-from brushset.files import read_json, sha256_file, write_atomic
-from brushset.images import CAPTION_SUFFIX, open_as_rgb, run_threads, shown
+from brushset.files import read_json, sha256_file, shown, write_atomic
+from brushset.images import CAPTION_SUFFIX, open_as_rgb, run_threads
 from brushset.paths import PROJECT
 from brushset.pipeline import Stage, StageContext
 from brushset.records import AuditedImage, Prepared, PreparedImage
