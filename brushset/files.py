@@ -171,6 +171,6 @@ def _parse(path: Path, parse: Any) -> Any:
     try:
         return parse(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file") from error
+        raise UsageError(f"{shown(path)}: no such file") from error
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from error
+        raise UsageError(f"{shown(path)}: cannot be read: {error}") from error

@@ -87,8 +87,10 @@ def _initialise(project: Path, folder: Path) -> str:
         return ""
     if code is None:
         return f"git submodule update took longer than {FETCH_LIMIT_S:g} s"
-    lines = [line for line in said.splitlines() if line.strip()]
-    return f"git submodule update failed: {lines[-1].strip()}" if lines else "git submodule update fetched nothing"
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    fatal = [line.removeprefix("fatal: ") for line in lines if line.startswith("fatal: ")]
+    told = (fatal or lines[-1:] or ["it fetched nothing"])[0]  # git's first complaint is the cause, the rest follows
+    return f"git submodule update failed: {told}"
 
 
 def _git(argv: Sequence[str], cwd: Path, *, limit_s: float) -> tuple[int | None, str]:
