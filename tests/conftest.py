@@ -10,7 +10,6 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: it reads this once
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads only wait for one another
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the narrow model gains nothing from more, and waits on busy cores
 
 from brushset.errors import EnvironmentProblem

@@ -63,6 +63,7 @@ class FakeEngine:
         (job.output_dir / "sample").mkdir()
         (job.output_dir / "sample" / "a.png").touch()
         about: dict[str, Any] = {"steps": job.steps, "losses": [0.5, 0.4]}
+        (job.output_dir / "ink.safetensors").chmod(0o600)
         self.spoil(job.output_dir, about)
         return describe(job, about)
 
@@ -189,6 +190,7 @@ def test_a_good_training_is_published_with_paths_of_the_run(train_with: Callable
     assert sorted(path.name for path in rig.run.weights.iterdir()) == [
         "ink-000001.safetensors", "ink-000002.safetensors", "ink.safetensors",
     ]  # fmt: skip
+    assert {path.stat().st_mode & 0o777 for path in rig.run.weights.iterdir()} == {0o644}
     assert (rig.run.logs / "trainer" / "sample" / "a.png").is_file()
 
 

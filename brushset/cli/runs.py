@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.table import Table
 
+from brushset.bases.resolve import resolve_base
 from brushset.cli.console import ConsoleListener
 from brushset.cli.guard import AlreadyTold, listen, print_event, stderr, stdout, tell
 from brushset.cli.options import Options, images_by_style, load_spec, style_names
@@ -129,6 +130,10 @@ def _run_one(
 ) -> Outcome:
     spec, reason = _resolved(name, options, touch=True)
     images = source_digest(spec.images_dir(PROJECT))
+    known = [stage.name for stage in stages]
+    if until is None or known.index(until) >= known.index("train"):
+        # A base of another family, or one that cannot be had, is to be told before hours of captioning.
+        resolve_base(spec.base.model, spec.base.revision, events)
     ask = Ask(spec, images, reason, until=until, force=options.force)
     return run_style(ask, stages, RunsDir(options.runs_dir.absolute()), events)
 

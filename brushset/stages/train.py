@@ -67,6 +67,8 @@ def _run(context: StageContext) -> Trained:
     trained = make_engine(spec.train.engine).train(job, emit)
     verify_trained(job, trained, config)
     names = [trained.weights, *(checkpoint.path for checkpoint in trained.checkpoints)]
+    for name in names:
+        (context.workdir / name).chmod(0o644)  # safetensors leaves 0600: a UI under another user could not read it
     _set_aside(context.workdir, names, run.logs / "trainer")
     folder = run.weights.name
     return trained.model_copy(
