@@ -29,6 +29,10 @@ class EventLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._common = path, common
 
+    def stop_writing(self) -> None:
+        """From here on events go to the listeners alone."""
+        self._path, self._common = None, {}
+
     def __call__(self, event: str, /, **fields: object) -> None:
         """Records one event. See brushset.protocols.Emit for the names."""
         full = {**self._common, **fields}

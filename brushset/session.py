@@ -59,41 +59,52 @@ def run_style(ask: Ask, stages: Sequence[Stage[Any]], runs: RunsDir, events: Eve
             runs.point_latest(run)
         _sweep(run)
         events.write_to(run.events, style=ask.spec.name, run=run.run_id)
-        events("run_start", folder=str(run.root), engine=ask.spec.train.engine, reason=ask.engine_reason)
-        donors = [other for other in reversed(runs.runs_of(ask.spec.name)) if other.root != run.root]
-
-        def record_state(status: Status = "running", error: str = "") -> None:
-            records = [record for stage in stages if (record := load_record(run, stage.name))]
-            update_manifest(run, records, status=status, error=error)
-
-        pipeline = Pipeline(ask.spec, run, events, donors, record_state)
         try:
-            if ask.start and ask.stand_on:
-                pipeline.stand_on(stages, before=ask.start, source=ask.stand_on)
-            todo = stages[_index(stages, ask.start) :] if ask.start else stages
-            worked = pipeline.execute(todo, until=ask.until, force=ask.force)
-        except (Interrupted, KeyboardInterrupt) as error:
-            record_state("interrupted", str(error))
+            return _work(ask, stages, run, runs, events)
+        finally:
+            events.stop_writing()
+
+
+def _work(ask: Ask, stages: Sequence[Stage[Any]], run: RunPaths, runs: RunsDir, events: EventLog) -> Outcome:
+    """Executes the stages in a run folder that is ours alone, and writes down how it ended."""
+
+    def record_state(status: Status = "running", error: str = "") -> None:
+        records = [record for stage in stages if (record := load_record(run, stage.name))]
+        update_manifest(run, records, status=status, error=error)
+
+    events("run_start", folder=str(run.root), engine=ask.spec.train.engine, reason=ask.engine_reason)
+    record_state()
+    donors = [other for other in reversed(runs.runs_of(ask.spec.name)) if other.root != run.root]
+    pipeline = Pipeline(ask.spec, run, events, donors, record_state)
+    todo = stages
+    try:
+        if ask.start and ask.stand_on:
+            pipeline.stand_on(stages, before=ask.start, source=ask.stand_on)
+            todo = stages[[stage.name for stage in stages].index(ask.start) :]
+        worked = pipeline.execute(todo, until=ask.until, force=ask.force)
+    except (Interrupted, KeyboardInterrupt) as error:
+        record_state("interrupted", str(error))
+        raise
+    except Exception as error:
+        told = _in_our_terms(error, run, events)
+        record_state("failed", str(told))
+        if told is error:
             raise
-        except BrushsetError as error:
-            record_state("failed", str(error))
-            raise
-        except OSError as error:
-            problem = EnvironmentProblem(
-                f"{error.filename or run.root}: {error.strerror or error}; the trace is in {events.trace(error)}"
-            )
-            record_state("failed", str(problem))
-            raise problem from error
-        except Exception as error:
-            bug = BrushsetError(
-                f"{type(error).__name__}: {error}; this is a bug of ours, its trace is in {events.trace(error)}"
-            )
-            record_state("failed", str(bug))
-            raise bug from error
-        finished = all(load_record(run, stage.name) for stage in stages)
-        record_state("done" if finished else "partial")
-        events("run_end", folder=str(run.root), worked=worked)
-        return Outcome(run, worked)
+        raise told from error
+    finished = all(load_record(run, stage.name) for stage in stages)
+    record_state("done" if finished else "partial")
+    events("run_end", folder=str(run.root), worked=worked)
+    return Outcome(run, worked)
+
+
+def _in_our_terms(error: Exception, run: RunPaths, events: EventLog) -> BrushsetError:
+    """An error as one of ours: a disk or permission problem, or a bug, with its trace kept in the run."""
+    if isinstance(error, BrushsetError):
+        return error
+    trace = events.trace(error)
+    if isinstance(error, OSError):
+        return EnvironmentProblem(f"{error.filename or run.root}: {error.strerror or error}; the trace is in {trace}")
+    return BrushsetError(f"{type(error).__name__}: {error}; this is a bug of ours, its trace is in {trace}")
 
 
 @contextmanager
@@ -117,7 +128,3 @@ def _sweep(run: RunPaths) -> None:
     stop_orphan(process_file(run.train_log))
     for leftover in [*run.root.glob(".tmp-*"), *run.root.glob(".old-*")]:
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _index(stages: Sequence[Stage[Any]], name: str) -> int:
-    return [stage.name for stage in stages].index(name)
