@@ -218,7 +218,7 @@ def test_after_kill_9_the_next_start_stops_the_orphan(tmp_path: Path, images: Pa
         os.kill(child.pid, signal.SIGKILL)
         child.wait(timeout=30)
         assert all(process.is_running() for process in tree)
-        assert call(*smoke(images, tmp_path, "--until", "caption")) == 0
+        assert call(*smoke(images, tmp_path)) == 0
         deadline = time.monotonic() + 40
         while any(process.is_running() and process.status() != "zombie" for process in tree):
             assert time.monotonic() < deadline
@@ -280,6 +280,19 @@ def test_preprocess_takes_three_styles_at_once(tmp_path: Path, images: Path, sig
     assert call("preprocess", *folders, "--smoke", "--engine", "native", "--runs-dir", str(tmp_path / "runs")) == 0
     for style in ("anime", "watercolor", "cartoon"):
         assert len(list((tmp_path / "runs" / style / "latest" / "images").glob("*.png"))) == 4
+
+
+def test_later_commands_remember_the_folder_of_the_newest_real_run(
+    tmp_path: Path, images: Path, signals: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(engines, "ENGINES", {"native": FailingEngine})
+    same = ("--engine", "native", "--runs-dir", str(tmp_path / "runs"), "--set", "caption.captioner=trigger-only")
+    assert call("preprocess", "--images", f"cartoon={images}", *same) == 0
+    capsys.readouterr()
+    assert call("train", "--base-model", "random:tiny", "--epochs", "2", *same) == 5
+    said = capsys.readouterr().err
+    assert "taken from run" in said
+    assert "anime" not in said
 
 
 def test_one_bad_style_does_not_touch_the_others(tmp_path: Path, images: Path, signals: None) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from brushset.cli.inference import parse_mix, with_triggers
-from brushset.cli.options import Options, images_by_style, load_spec, spread_values, style_names
+from brushset.cli.options import Options, load_spec, spread_values
+from brushset.cli.sources import images_by_style, style_names
 from brushset.errors import UsageError
 
 
@@ -20,7 +21,8 @@ def test_several_words_after_one_flag_become_several_flags() -> None:
 
 def test_all_takes_every_style_file() -> None:
     assert style_names(Options(style=["all"])) == ["anime", "cartoon", "watercolor"]
-    assert style_names(Options()) == ["anime", "cartoon", "watercolor"]
+    assert style_names(Options(smoke=True)) == ["anime", "cartoon", "watercolor"]
+    assert style_names(Options(runs_dir=Path("/nowhere"))) == ["anime", "cartoon", "watercolor"]
 
 
 def test_three_folders_in_one_command_name_the_styles() -> None:

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from brushset.errors import UsageError
-from brushset.load import Tables, check_style_name, load_style
+from brushset.load import Tables, load_style
 from brushset.paths import PROFILES, STYLES
 from brushset.spec import StyleSpec
 
@@ -129,29 +129,9 @@ def spread_values(argv: Sequence[str], flags: Sequence[str]) -> list[str]:
     return spread
 
 
-def style_names(options: Options) -> list[str]:
-    """The styles that are meant: `--style`, else those of `--images STYLE=DIR`, else every file in styles/."""
-    asked = options.style or [key for key in images_by_style(options) if key]
-    if not asked or "all" in asked:
-        return known_styles()
-    return [check_style_name(name) for name in dict.fromkeys(asked)]
-
-
 def known_styles() -> list[str]:
     """Names of the files in styles/."""
     return sorted(path.stem for path in STYLES.glob("*.toml"))
-
-
-def images_by_style(options: Options) -> dict[str, Path]:
-    """`--images` by style; the key "" is a folder for whichever style is asked for."""
-    found: dict[str, Path] = {}
-    for text in options.images:
-        name, equals, folder = text.partition("=")
-        if equals and not Path(text).exists():
-            found[check_style_name(name)] = Path(folder).resolve()
-        else:
-            found[""] = Path(text).resolve()
-    return found
 
 
 def load_spec(name: str, options: Options, *, images: Path | None) -> StyleSpec:

@@ -16,9 +16,9 @@ from rich.table import Table
 from brushset.bases.resolve import resolve_base
 from brushset.cli.console import ConsoleListener
 from brushset.cli.guard import AlreadyTold, listen, print_event, stderr, stdout, tell
-from brushset.cli.options import Options, images_by_style, load_spec, style_names
+from brushset.cli.options import Options, load_spec
 from brushset.cli.plan import show_plan
-from brushset.demo import demo_folder, demo_images
+from brushset.cli.sources import find_images, images_by_style, style_names
 from brushset.engines import choose_engine
 from brushset.errors import BrushsetError, InputError, Interrupted, UsageError
 from brushset.images import source_digest
@@ -45,16 +45,16 @@ def run_styles(stages: Sequence[Stage[Any]], options: Options, *, until: str | N
         BrushsetError: the first failure, once the other styles are done.
     """
     until = until or options.until
-    names = style_names(options)
-    if options.dry_run:
-        for name in names:
-            spec, reason = _resolved(name, options, touch=False)
-            show_plan(spec, reason, stages=[stage.name for stage in stages], until=until)
-        return
     known = [stage.name for stage in stages]
     for stage in (until, options.force):
         if stage is not None and stage not in known:
             raise UsageError(f'"{stage}" is no stage; stages: {", ".join(known)}')
+    names = style_names(options)
+    if options.dry_run:
+        for name in names:
+            spec, reason = _resolved(name, options, touch=False)
+            show_plan(spec, reason, stages=known, until=until)
+        return
     events, listener = listen(options, len(stages))
     failures: dict[str, BrushsetError] = {}
     for last in _passes(names, until, known):
@@ -86,11 +86,8 @@ def audit_folders(options: Options, audit_folder: AuditFolder) -> None:
     names = style_names(options) if options.style or any(folders) or not folders else [""]
     unusable: list[str] = []
     for name in names:
-        spec = load_spec(name, options, images=folders.get(name, folders.get(""))) if name else None
-        section = spec.dataset if spec else DatasetSection()
-        folder = spec.images_dir(PROJECT) if spec else folders[""]
-        if spec and options.smoke and name not in folders and "" not in folders:
-            folder = demo_images(name)
+        section = load_spec(name, options, images=None).dataset if name else DatasetSection()
+        folder = find_images(name, options, touch=True) if name else folders[""]
         audit, images = audit_folder(folder, section, events)
         if listener is not None:
             listener.close()
@@ -162,11 +159,7 @@ def _redo(name: str, options: Options, stages: Sequence[Stage[Any]], stage: Stag
 
 def _resolved(name: str, options: Options, *, touch: bool) -> tuple[StyleSpec, str]:
     """The spec with its folder of images and its engine settled, and why that engine."""
-    folders = images_by_style(options)
-    images = folders.get(name, folders.get(""))
-    if images is None and options.smoke:
-        images = demo_images(name) if touch else demo_folder(name)
-    spec = load_spec(name, options, images=images)
+    spec = load_spec(name, options, images=find_images(name, options, touch=touch))
     check_targets(spec.export.targets)
     engine, reason = choose_engine(spec.train.engine, may_fetch=touch)
     changes: dict[str, Any] = {"train": spec.train.model_copy(update={"engine": engine})}
