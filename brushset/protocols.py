@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from brushset.paths import RunPaths
-from brushset.records import BaseFile, Caption, Package, PreparedImage, Trained
+from brushset.records import BaseFile, Package, Trained
 from brushset.spec import StyleSpec
 
 if TYPE_CHECKING:
@@ -115,17 +115,3 @@ class Exporter(Protocol):
     """Packs one UI's folder."""
 
     def __call__(self, job: ExportJob) -> Package: ...
-
-
-__all__ = [
-    "Caption",
-    "Captioner",
-    "Embedder",
-    "Emit",
-    "Engine",
-    "ExportJob",
-    "Exporter",
-    "GridImages",
-    "PreparedImage",
-    "TrainJob",
-]

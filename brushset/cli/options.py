@@ -84,9 +84,6 @@ class Options:
         return [_profile_file(name) for name in (["smoke"] if self.smoke else []) + self.profile]
 
 
-Command = Callable[[Options], None]
-
-
 def takes_options(function: Callable[..., None]) -> Callable[..., None]:
     """Gives a typer command whose first parameter is an Options all fields of Options as its options."""
     hints = typing.get_type_hints(Options, include_extras=True)
