@@ -14,8 +14,8 @@ from pathlib import Path
 
 from brushset.errors import EnvironmentProblem, UsageError
 from brushset.files import sha256_file
+from brushset.hub import TIMEOUT_S, NoId, NotToBeHad, fetch_repository
 
-TIMEOUT_S = 15.0
 INCEPTION = "inception-v3-compat"
 # toshas/torch-fidelity's own conversion of the TensorFlow graph that FID was defined on.
 INCEPTION_URL = (
@@ -65,15 +65,11 @@ def inception_weights(source: str) -> tuple[Path, str]:
 
 
 def _from_hub(model: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "*.txt", "model.safetensors"]
     try:
-        return Path(snapshot_download(model, allow_patterns=patterns, etag_timeout=TIMEOUT_S))
-    except HFValidationError as error:
+        return fetch_repository(model, ("*.json", "*.txt", "model.safetensors"))
+    except NoId as error:
         raise UsageError(f'[evaluate] clip_model = "{model}": neither a folder nor an HF id') from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except NotToBeHad as error:
         raise Unavailable(f"{model} is not on this machine and could not be fetched") from error
 
 

@@ -15,6 +15,7 @@ from brushset.bases.header import MAX_HEADER_BYTES, read_header
 from brushset.bases.resolve import base_sha256, resolve_base
 from brushset.errors import EnvironmentProblem, UsageError
 from brushset.files import sha256_file
+from brushset.log import silent
 from brushset.records import BaseFile
 
 PARTS = ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model")
@@ -144,6 +145,19 @@ def test_a_checkpoint_of_other_shapes_is_refused(width: int, channels: int, what
     }
     with pytest.raises(UsageError, match=what):
         resolve_base(str(write_safetensors(tmp_path / "x.safetensors", shapes)), None, emit)
+
+
+@pytest.mark.parametrize(
+    "key", ["lora_te_x.lora_down.weight", "unet.x.lora.up.weight", "down_blocks.0.x.lora.up.weight"]
+)
+def test_a_lora_given_as_base_is_called_a_lora(key: str, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    path = tmp_path / "style.safetensors"
+    save_file({key: torch.zeros(4, 4)}, path)
+    with pytest.raises(UsageError, match="a LoRA, not a base model"):
+        resolve_base(str(path), None, silent)
 
 
 @pytest.mark.parametrize("name", ["model.ckpt", "model.safetensors"])

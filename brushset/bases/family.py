@@ -19,9 +19,7 @@ _FIX = "fix: --base-model with an SD 1.5 checkpoint, folder or HF id"
 _LDM = "model.diffusion_model."
 _FOREIGN_KEYS = (  # how a key starts → what the file is; the first that matches wins
     ("conditioner.embedders.1.", "an SDXL checkpoint"),
-    ("lora_unet_", "a LoRA, not a base model"),
-    ("lora_te", "a LoRA, not a base model"),
-    ("unet.", "a LoRA or a part in diffusers' form, not a checkpoint"),
+    ("unet.", "a part in diffusers' form, not a checkpoint"),
     ("double_blocks.", "a Flux model"),
     (f"{_LDM}double_blocks.", "a Flux checkpoint"),
     (f"{_LDM}joint_blocks.", "an SD 3 checkpoint"),
@@ -47,6 +45,8 @@ def check_single_file(path: Path) -> Architecture:
     header = read_header(path)
     if path.suffix != ".safetensors":  # sd-scripts goes by the name, and unpickles every other file
         raise UsageError(f"{path}: holds safetensors under another name; fix: rename it to {path.stem}.safetensors")
+    if any("lora" in name for name in header.tensors):  # lora_unet_…, ….lora.up.weight, ….lora_A.weight
+        raise _refused(path, "a LoRA, not a base model")
     for start, what in _FOREIGN_KEYS:
         if any(name.startswith(start) for name in header.tensors):
             raise _refused(path, what)

@@ -16,6 +16,7 @@ from brushset.bases.keep import make_once
 from brushset.bases.random_sd15 import PREFIX, is_random, make_random_base
 from brushset.errors import BrushsetError, EnvironmentProblem, UsageError
 from brushset.files import link_or_copy, read_json, sha256_file, sha256_json, write_json
+from brushset.hub import NotToBeHad, fetch_repository
 from brushset.paths import cache_dir
 from brushset.protocols import Emit
 from brushset.records import BaseFile
@@ -102,12 +103,9 @@ def _fetch(model: str, revision: str | None, emit: Emit) -> Path:
 
 
 def _snapshot(model: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns), etag_timeout=10))
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        return fetch_repository(model, patterns, revision=revision)
+    except NotToBeHad as error:
         raise _unreachable(model, error) from error
 
 

@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from brushset.errors import EnvironmentProblem
+from brushset.hub import NotToBeHad, fetch_repository
 from brushset.protocols import Emit
 from brushset.spec import CaptionSection
 
 if TYPE_CHECKING:
     from transformers import BlipForConditionalGeneration, BlipProcessor
+
+
+_FILES = ("*.json", "*.txt", "model.safetensors")
 
 
 class BlipCaptioner:
@@ -57,9 +61,10 @@ def _load(name: str) -> tuple[BlipProcessor, BlipForConditionalGeneration]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     try:
-        processor = BlipProcessor.from_pretrained(name, use_fast=True)
-        model = BlipForConditionalGeneration.from_pretrained(name, dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        folder = name if Path(name).is_dir() else fetch_repository(name, _FILES)
+        processor = BlipProcessor.from_pretrained(folder, use_fast=True)
+        model = BlipForConditionalGeneration.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    except (NotToBeHad, OSError, ValueError, RuntimeError, ImportError) as error:
         raise EnvironmentProblem(
             f'[caption] model = "{name}": no folder with a BLIP in safetensors, not in the cache of HF models, and not '
             f"to be fetched now; fix: connect to huggingface.co once, or --set caption.model=FOLDER, or "

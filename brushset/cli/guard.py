@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -20,7 +21,7 @@ from rich.console import Console
 
 from brushset.cli.console import ConsoleListener
 from brushset.cli.options import Options
-from brushset.errors import BrushsetError, Interrupted
+from brushset.errors import BrushsetError, Interrupted, TrainerFailed
 from brushset.log import EventLog
 from brushset.paths import cache_dir
 
@@ -81,17 +82,25 @@ def tell(error: BrushsetError, *, as_json: bool) -> int:
     if as_json:
         print_event("error", {"message": str(error), "exit_code": error.exit_code})
     _say(str(error))
-    if error.detail:
+    if isinstance(error, TrainerFailed) and error.detail:
         stderr.print(error.detail, style="dim", markup=False)
+    elif error.detail or error.__cause__:
+        _keep_trace(error)
     return error.exit_code
 
 
 def unforeseen(error: BaseException) -> str:
     """Keeps the trace of a bug in the user's cache, and says where, in one line."""
+    return f"{type(error).__name__}: {error}; this is a bug of ours, its trace is in {_keep_trace(error)}"
+
+
+def _keep_trace(error: BaseException) -> Path:
+    """The newest error's trace and detail, in the user's cache; a run keeps its own in logs/error.log."""
     path = cache_dir() / "error.log"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(traceback.format_exception(type(error), error, error.__traceback__)), encoding="utf-8")
-    return f"{type(error).__name__}: {error}; this is a bug of ours, its trace is in {path}"
+    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    path.write_text(f"{trace}\n{getattr(error, 'detail', '')}\n", encoding="utf-8")
+    return path
 
 
 def _say(message: str) -> None:
