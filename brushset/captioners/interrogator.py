@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from brushset.captioners.blip import BlipCaptioner, read_pixels
 from brushset.errors import EnvironmentProblem
 from brushset.files import sha256_file
+from brushset.hub import NotToBeHad, fetch_repository
 from brushset.paths import cache_dir
 from brushset.protocols import Emit
 from brushset.spec import CaptionSection
@@ -86,16 +87,19 @@ def _load_clip(clip_model: str, device: str) -> tuple[Any, Any]:
     architecture, _, weights = clip_model.partition("/")
     tag = open_clip.get_pretrained_cfg(architecture, weights)
     try:
-        _refuse_pickle(open_clip.download_pretrained(tag) if tag else weights)
         model, _, preprocess = open_clip.create_model_and_transforms(
             architecture,
-            pretrained=weights,
+            pretrained=str(_clip_weights(weights, tag)),
             precision="fp16" if device == "cuda" else "fp32",
             device=device,
             # OpenAI's weights were trained with it; open_clip only warns where the architecture's name does not say so.
             force_quick_gelu=bool(tag.get("quick_gelu")),
+            image_mean=tag.get("mean"),
+            image_std=tag.get("std"),
+            image_interpolation=tag.get("interpolation"),
+            image_resize_mode=tag.get("resize_mode"),
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (NotToBeHad, OSError, ValueError, RuntimeError) as error:
         raise EnvironmentProblem(
             f'[caption] clip_model = "{clip_model}": no known model in safetensors, not in the cache of HF models, and '
             f"not to be fetched now; fix: connect to huggingface.co once, or --set caption.mode=caption, or "
@@ -105,9 +109,19 @@ def _load_clip(clip_model: str, device: str) -> tuple[Any, Any]:
     return model.eval(), preprocess
 
 
-def _refuse_pickle(weights: str) -> None:
-    if not weights.endswith(".safetensors"):
-        raise ValueError(f'"{weights}" is no .safetensors file and no known tag')
+def _clip_weights(weights: str, tag: Mapping[str, Any]) -> Path:
+    """The .safetensors file of a known tag, or the one that is named; open_clip itself would fetch a pickle too."""
+    from open_clip.constants import HF_SAFE_WEIGHTS_NAME
+
+    if not tag:
+        path = Path(weights)
+    elif not tag.get("hf_hub"):
+        raise ValueError(f'"{weights}" is not on the hub')
+    else:
+        path = fetch_repository(str(tag["hf_hub"]).strip("/"), (HF_SAFE_WEIGHTS_NAME,)) / HF_SAFE_WEIGHTS_NAME
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise ValueError(f"{path} is no .safetensors file and no known tag")
+    return path
 
 
 def _table_name(clip_model: str) -> str:
