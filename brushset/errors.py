@@ -6,8 +6,9 @@
     ├── EnvironmentProblem        4   a model, device, disk, permission or package that is not there
     ├── TrainerFailed             5   the trainer died, or trained nothing
     ├── VerificationFailed        6   an output is there, and is wrong
-    ├── StyleLocked              75   another run of this style is at work
-    └── Interrupted         130/143   Ctrl-C, or SIGTERM
+    └── StyleLocked              75   another run of this style is at work
+    BaseException
+    └── Interrupted         130/143   Ctrl-C, or SIGTERM; no Exception, which a library on the way might swallow
 
 A message is one line that names the file, the value and the fix; what belongs in a log goes to `detail`.
 Several findings of one kind are collected into one error, a line each (`UsageError.of_many`).
@@ -70,8 +71,12 @@ class StyleLocked(BrushsetError):
     exit_code = 75
 
 
-class Interrupted(BrushsetError):
-    """The user or the system asked us to stop; the exit code is the shell's 128 + signal number."""
+class Interrupted(BaseException):
+    """The user or the system asked us to stop; the exit code is the shell's 128 + signal number.
+
+    diffusers' lazy imports turn every Exception into a RuntimeError: as one of those, a Ctrl-C in the seconds of
+    loading would be told as a broken model. Nor a KeyboardInterrupt, which the command-line library takes for its own.
+    """
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}; the same command goes on from here")

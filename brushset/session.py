@@ -82,7 +82,7 @@ def _work(ask: Ask, stages: Sequence[Stage[Any]], run: RunPaths, runs: RunsDir, 
             pipeline.stand_on(stages, before=ask.start, source=ask.stand_on)
             todo = stages[[stage.name for stage in stages].index(ask.start) :]
         worked = pipeline.execute(todo, until=ask.until, force=ask.force)
-    except (Interrupted, KeyboardInterrupt) as error:
+    except Interrupted as error:
         record_state("interrupted", str(error))
         raise
     except Exception as error:

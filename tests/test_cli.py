@@ -209,6 +209,22 @@ def test_a_signal_stops_the_whole_tree(tmp_path: Path, images: Path, signum: int
     assert manifest["status"] == "interrupted"
 
 
+def test_a_signal_in_the_middle_of_an_import_is_not_swallowed(
+    tmp_path: Path, images: Path, signals: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Importing(FailingEngine):
+        def train(self, job: TrainJob, emit: Emit) -> Trained:
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(5)
+            except Exception as error:  # as libraries' lazy imports do
+                raise RuntimeError("failed to import") from error
+            raise AssertionError("the signal never came")
+
+    monkeypatch.setattr(engines, "ENGINES", {"native": Importing})
+    assert call(*smoke(images, tmp_path)) == 130
+
+
 def test_after_kill_9_the_next_start_stops_the_orphan(tmp_path: Path, images: Path, signals: None) -> None:
     argv = [sys.executable, "-c", textwrap.dedent(WAITING), str(PROJECT), *smoke(images, tmp_path)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:

@@ -78,7 +78,7 @@ def test_a_changed_setting_makes_a_new_run_that_takes_over_the_rest(tmp_path: Pa
     ],
 )
 def test_how_it_ended_is_written_down(
-    tmp_path: Path, raised: BaseException, expected: type[BrushsetError], status: str, code: int
+    tmp_path: Path, raised: BaseException, expected: type[BrushsetError | Interrupted], status: str, code: int
 ) -> None:
     def fail(ctx: StageContext) -> Done:
         raise raised

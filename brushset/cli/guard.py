@@ -48,6 +48,8 @@ def guarded(app: typer.Typer, argv: Sequence[str]) -> int:
         signal.signal(signum, _raise_interrupted)
     try:
         code = app(args=list(argv), standalone_mode=False)
+    except Interrupted as error:
+        return tell(error, as_json="--json" in argv)
     except AlreadyTold as error:
         return error.exit_code
     except BrushsetError as error:
@@ -77,14 +79,14 @@ def print_event(event: str, fields: Mapping[str, object]) -> None:
     sys.stdout.flush()
 
 
-def tell(error: BrushsetError, *, as_json: bool) -> int:
+def tell(error: BrushsetError | Interrupted, *, as_json: bool) -> int:
     """Tells an error; returns its exit code."""
     if as_json:
         print_event("error", {"message": str(error), "exit_code": error.exit_code})
     _say(str(error))
     if isinstance(error, TrainerFailed) and error.detail:
         stderr.print(error.detail, style="dim", markup=False)
-    elif error.detail or error.__cause__:
+    elif isinstance(error, BrushsetError) and (error.detail or error.__cause__):
         _keep_trace(error)
     return error.exit_code
 

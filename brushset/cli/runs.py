@@ -20,7 +20,7 @@ from brushset.cli.options import Options, load_spec
 from brushset.cli.plan import show_plan
 from brushset.cli.sources import find_images, images_by_style, style_names
 from brushset.engines import choose_engine
-from brushset.errors import BrushsetError, InputError, Interrupted, UsageError
+from brushset.errors import BrushsetError, InputError, UsageError
 from brushset.images import source_digest
 from brushset.load import load_style
 from brushset.log import EventLog
@@ -104,8 +104,6 @@ def _failure_of(
     """Does the work; tells and returns its failure, under the style's name, where it has one."""
     try:
         work()
-    except Interrupted:
-        raise
     except BrushsetError as error:
         if listener is not None:
             listener.close()

@@ -22,7 +22,8 @@ def show(options: Options, stages: Sequence[str]) -> None:
     """Prints a row a run, newest last."""
     runs = RunsDir(options.runs_dir.absolute())
     names = options.style if options.style and "all" not in options.style else runs.styles()
-    table = Table("style", "run", "state", "stages", "step", "loss", "engine", "updated", "last words")
+    table = Table("style", "run", "state", "stages", "step", "loss", "engine", "updated")
+    table.add_column("last words", no_wrap=True, overflow="ellipsis")
     for name in names:
         for run in runs.runs_of(name):
             manifest = read_manifest(run)
