@@ -20,9 +20,10 @@ import orchestrate
 from brushset import engines
 from brushset.cli.guard import guarded
 from brushset.errors import TrainerFailed
-from brushset.paths import PROJECT
+from brushset.paths import PROJECT, RunPaths
 from brushset.protocols import Emit, TrainJob
 from brushset.records import Trained
+from brushset.session import Ask, Outcome
 
 COMMANDS = (
     "all", "audit", "preprocess", "caption", "configure", "train", "convert",
@@ -309,6 +310,27 @@ def test_later_commands_remember_the_folder_of_the_newest_real_run(
     said = capsys.readouterr().err
     assert "taken from run" in said
     assert "anime" not in said
+
+
+def test_a_forced_stage_of_several_styles_is_redone_once(
+    tmp_path: Path, images: Path, signals: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None, str | None]] = []
+
+    def note(ask: Ask, *_: object) -> Outcome:
+        asked.append((ask.spec.name, ask.until, ask.force))
+        return Outcome(RunPaths(tmp_path), 0)
+
+    monkeypatch.setattr("brushset.cli.runs.run_style", note)
+    two = ("--images", f"anime={images}", "--images", f"cartoon={images}", "--smoke", "--engine", "native")
+    for stage, legs in {"train": ("train", None), "evaluate": (None, "evaluate")}.items():
+        asked.clear()
+        assert call("all", *two, "--force", stage) == 0
+        assert asked == [
+            (style, until, force)
+            for until, force in zip(("convert", None), legs, strict=True)
+            for style in ("anime", "cartoon")
+        ]
 
 
 def test_one_bad_style_does_not_touch_the_others(tmp_path: Path, images: Path, signals: None) -> None:

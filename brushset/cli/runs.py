@@ -1,12 +1,13 @@
 """Commands that run stages: the whole pipeline for one or several styles, or one stage on a trained run.
 
-Several styles go in two passes, all of them up to `convert` first, so that each one's evaluation sees the others'
+Several styles go in two legs, all of them up to `convert` first, so that each one's evaluation sees the others'
 adapters. One style that fails does not touch the others; the exit code is that of the first failure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,14 @@ OWN_SECTIONS = {"convert": (), "evaluate": ("evaluate",), "export": ("export",),
 AuditFolder = Callable[[Path, DatasetSection, Emit], tuple[Audit, list[AuditedImage]]]
 
 
+@dataclass(frozen=True)
+class Leg:
+    """A stretch of the pipeline that all styles go before any goes on."""
+
+    until: str | None
+    force: str | None
+
+
 def run_styles(stages: Sequence[Stage[Any]], options: Options, *, until: str | None = None) -> None:
     """Runs the pipeline for every style that is meant, up to and including `until`.
 
@@ -57,10 +66,10 @@ def run_styles(stages: Sequence[Stage[Any]], options: Options, *, until: str | N
         return
     events, listener = listen(options, len(stages))
     failures: dict[str, BrushsetError] = {}
-    for last in _passes(names, until, known):
+    for leg in _legs(names, known, until=until, force=options.force):
         for name in names:
             if name not in failures:
-                work = partial(_run_one, name, options, stages, events, until=last)
+                work = partial(_run_one, name, options, stages, events, leg)
                 failures |= _failure_of(name, work, options, listener)
     _raise_first(failures)
 
@@ -120,16 +129,14 @@ def _raise_first(failures: Mapping[str, BrushsetError]) -> None:
         raise AlreadyTold(error)
 
 
-def _run_one(
-    name: str, options: Options, stages: Sequence[Stage[Any]], events: EventLog, *, until: str | None
-) -> Outcome:
+def _run_one(name: str, options: Options, stages: Sequence[Stage[Any]], events: EventLog, leg: Leg) -> Outcome:
     spec, reason = _resolved(name, options, touch=True)
     images = source_digest(spec.images_dir(PROJECT))
     known = [stage.name for stage in stages]
-    if until is None or known.index(until) >= known.index("train"):
+    if leg.until is None or known.index(leg.until) >= known.index("train"):
         # A base of another family, or one that cannot be had, is to be told before hours of captioning.
         resolve_base(spec.base.model, spec.base.revision, events)
-    ask = Ask(spec, images, reason, until=until, force=options.force)
+    ask = Ask(spec, images, reason, until=leg.until, force=leg.force)
     return run_style(ask, stages, RunsDir(options.runs_dir.absolute()), events)
 
 
@@ -167,9 +174,13 @@ def _resolved(name: str, options: Options, *, touch: bool) -> tuple[StyleSpec, s
     return spec.model_copy(update=changes), reason
 
 
-def _passes(names: Sequence[str], until: str | None, stages: Sequence[str]) -> list[str | None]:
-    beyond = until is None or stages.index(until) > stages.index(FIRST_LEG_ENDS_AT)
-    return [FIRST_LEG_ENDS_AT, until] if len(names) > 1 and beyond else [until]
+def _legs(names: Sequence[str], stages: Sequence[str], *, until: str | None, force: str | None) -> list[Leg]:
+    """One leg, or two where several styles go on to evaluation; a forced stage is redone in the leg that holds it."""
+    end = stages.index(FIRST_LEG_ENDS_AT)
+    if len(names) == 1 or (until is not None and stages.index(until) <= end):
+        return [Leg(until, force)]
+    early = force is not None and stages.index(force) <= end
+    return [Leg(FIRST_LEG_ENDS_AT, force if early else None), Leg(until, None if early else force)]
 
 
 def _show_audit(name: str, audit: Audit, images: Sequence[AuditedImage], options: Options) -> None:
