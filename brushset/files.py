@@ -13,9 +13,10 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import tomli_w
 
@@ -44,24 +45,20 @@ def sha256_json(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Writes text as UTF-8, or bytes, under `path`, whole or not at all.
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write into, which appears under `path` once the block ends well; else nothing changes there.
 
     Raises:
         EnvironmentProblem: the disk is full or the folder cannot be written; an older file is still there.
     """
-    data = content.encode() if isinstance(content, str) else content
+    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
-    except OSError as error:
-        raise EnvironmentProblem(
-            f"{path}: cannot be written: {error.strerror}; fix: free the disk or its permissions"
-        ) from error
-    temporary = Path(name)
-    try:
+        temporary = Path(name)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)
@@ -71,7 +68,14 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             f"{path}: cannot be written: {error.strerror}; fix: free the disk or its permissions"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Writes text as UTF-8, or bytes, under `path`, whole or not at all. Raises as `atomic_file` does."""
+    with atomic_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path: Path, value: object) -> None:

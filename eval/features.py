@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from eval.weights import Unavailable, clip_folder, inception_weights
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from PIL.Image import Image
+
+T = TypeVar("T")
 
 MADE_UP = "random"
 _SEED = 20_260
@@ -61,14 +63,13 @@ class ClipEncoder:
         import numpy as np
         import torch
 
-        keys = [_image_key(image) for image in images]
-        missing = {key: image for key, image in zip(keys, images, strict=True) if key not in self._known}
-        for batch in _batches(list(missing), self.batch_size):
-            pixels = self.inputs(images=[missing[key] for key in batch])["pixel_values"]
+        def encode(batch: Sequence[Image]) -> np.ndarray:
+            pixels = self.inputs(images=batch)["pixel_values"]
             with torch.inference_mode():
-                found = self.model.get_image_features(pixels.to(self.device))
-            self._known.update(zip(batch, _unit_rows(found), strict=True))
-        return np.stack([self._known[key] for key in keys])
+                return _unit_rows(self.model.get_image_features(pixels.to(self.device)))
+
+        rows = _once_each(images, self._known, self.batch_size, encode)
+        return np.stack(rows)
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [N, D], unit length."""
@@ -101,14 +102,13 @@ class InceptionFeatures:
         import numpy as np
         import torch
 
-        keys = [_image_key(image) for image in images]
-        missing = {key: image for key, image in zip(keys, images, strict=True) if key not in self._known}
-        for batch in _batches(list(missing), self.batch_size):
-            pixels = np.stack([np.array(missing[key].convert("RGB")) for key in batch])
+        def encode(batch: Sequence[Image]) -> torch.Tensor:
+            pixels = np.stack([np.array(image.convert("RGB")) for image in batch])
             with torch.inference_mode():
                 found = self.network(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(self.device))
-            self._known.update(zip(batch, found.double().cpu(), strict=True))
-        return torch.stack([self._known[key] for key in keys])
+            return found.double().cpu()
+
+        return torch.stack(_once_each(images, self._known, self.batch_size, encode))
 
 
 def load_clip(model: str, *, device: str) -> ClipEncoder:
@@ -206,6 +206,17 @@ def _unit_rows(features: torch.Tensor) -> np.ndarray:
 
     unit = features.float() / features.float().norm(dim=-1, keepdim=True)
     return np.asarray(unit.cpu().numpy(), dtype=np.float32)
+
+
+def _once_each(
+    images: Sequence[Image], known: dict[str, T], batch_size: int, encode: Callable[[Sequence[Image]], Iterable[T]]
+) -> list[T]:
+    """A row an image, in order; each distinct image goes through `encode` once and is then in `known`."""
+    keys = [_image_key(image) for image in images]
+    missing = {key: image for key, image in zip(keys, images, strict=True) if key not in known}
+    for batch in _batches(list(missing), batch_size):
+        known.update(zip(batch, encode([missing[key] for key in batch]), strict=True))
+    return [known[key] for key in keys]
 
 
 def _image_key(image: Image) -> str:

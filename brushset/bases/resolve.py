@@ -36,18 +36,18 @@ def resolve_base(model: str, revision: str | None, emit: Emit) -> BaseFile:
         EnvironmentProblem: an HF id that can be neither fetched nor found in the cache; a full disk.
     """
     if model.startswith(PREFIX):
-        return _describe_folder(model, make_random_base(model, emit), emit)
+        return _describe(model, make_random_base(model, emit), emit)
     path = Path(model).expanduser()
     if path.is_file():
-        return _describe_file(model, path.absolute(), emit)
+        return _describe(model, path.absolute(), emit)
     if path.is_dir():
-        return _describe_folder(model, _plain_names(path.absolute()), emit)
+        return _describe(model, _plain_names(path.absolute()), emit)
     if not _HF_ID.match(model) or path.suffix in (".safetensors", ".ckpt", ".bin", ".pt"):
         raise UsageError(
             f'base model "{model}": no such file or folder; fix: --base-model with the path of an SD 1.5 '
             ".safetensors file, a diffusers folder, an HF id, random:sd15 or random:tiny"
         )
-    return _describe_folder(model, _fetch(model, revision, emit), emit)
+    return _describe(model, _fetch(model, revision, emit), emit)
 
 
 def base_sha256(path: Path, emit: Emit) -> str:
@@ -58,26 +58,15 @@ def base_sha256(path: Path, emit: Emit) -> str:
     return sha256_json(digests)
 
 
-def _describe_file(name: str, path: Path, emit: Emit) -> BaseFile:
-    architecture = check_single_file(path)
+def _describe(name: str, path: Path, emit: Emit) -> BaseFile:
+    folder = path.is_dir()
+    architecture = check_folder(path) if folder else check_single_file(path)
     return BaseFile(
         name=name,
         path=str(path),
-        kind="single-file",
+        kind="folder" if folder else "single-file",
         sha256=base_sha256(path, emit),
-        random=False,
-        narrow=architecture.narrow,
-    )
-
-
-def _describe_folder(name: str, folder: Path, emit: Emit) -> BaseFile:
-    architecture = check_folder(folder)
-    return BaseFile(
-        name=name,
-        path=str(folder),
-        kind="folder",
-        sha256=base_sha256(folder, emit),
-        random=is_random(folder),
+        random=folder and is_random(path),
         narrow=architecture.narrow,
     )
 

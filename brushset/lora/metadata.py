@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import shutil
 import struct
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 from brushset.bases.header import Header, read_header
-from brushset.errors import EnvironmentProblem, UsageError
+from brushset.errors import UsageError
+from brushset.files import atomic_file
 
 _CHUNK_BYTES = 1 << 20
 _LEGACY_START, _LEGACY_BYTES = 0x100000, 0x10000
@@ -73,23 +72,10 @@ def rewrite_metadata(source: Path, target: Path, metadata: Mapping[str, str]) ->
         raise UsageError(f"{target}: metadata {', '.join(wrong)}: a value must be a string that is not empty")
     header = read_header(source)
     start = _header_bytes(header, metadata)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=".tmp-", dir=target.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as out, source.open("rb") as file:
-                out.write(start)
-                file.seek(header.data_offset)
-                _copy(file, out)
-            temporary.chmod(0o644)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise EnvironmentProblem(
-            f"{target}: cannot be written: {error.strerror}; fix: free the disk or its permissions"
-        ) from error
+    with atomic_file(target) as out, source.open("rb") as file:
+        out.write(start)
+        file.seek(header.data_offset)
+        shutil.copyfileobj(file, out, _CHUNK_BYTES)
 
 
 def _header_bytes(header: Header, metadata: Mapping[str, str]) -> bytes:
@@ -100,10 +86,3 @@ def _header_bytes(header: Header, metadata: Mapping[str, str]) -> bytes:
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
-
-
-def _copy(source: BinaryIO, target: BinaryIO) -> None:
-    while chunk := source.read(_CHUNK_BYTES):
-        target.write(chunk)
-    target.flush()
-    os.fsync(target.fileno())
