@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from brushset.errors import InputError, UsageError
+from brushset.spec import StyleSpec
 
 Size = tuple[int, int]
 
@@ -43,40 +44,64 @@ class BucketPlan:
         return sum(errors) / len(errors) if errors else 0.0
 
 
-def plan_buckets(  # noqa: PLR0913 - the dataset TOML's bucket keys, one parameter each
-    sizes: Mapping[str, Size],
-    *,
-    resolution: int,
-    min_reso: int,
-    max_reso: int,
-    step: int,
-    no_upscale: bool,
-    enable: bool,
-) -> BucketPlan:
-    """Assigns every image to its bucket.
+@dataclass(frozen=True)
+class BucketRules:
+    """The dataset TOML's bucket keys.
 
-    Args:
-        sizes: image name → its size.
+    Attributes:
         resolution: square root of a bucket's largest area.
         min_reso: shortest side of a bucket; rounded down to a multiple of `step`; not used with `no_upscale`.
         max_reso: longest side of a bucket; rounded up to a multiple of `step`; not used with `no_upscale`.
         step: sides of buckets are multiples of it.
         no_upscale: buckets are made to fit the images, which are only ever scaled down.
         enable: false puts all images into one square bucket of `resolution`.
+    """
+
+    resolution: int
+    min_reso: int
+    max_reso: int
+    step: int
+    no_upscale: bool
+    enable: bool
+
+    @classmethod
+    def of(cls, spec: StyleSpec) -> BucketRules:
+        """The rules under which a style is trained."""
+        train = spec.train
+        return cls(
+            spec.dataset.resolution,
+            train.min_bucket_reso,
+            train.max_bucket_reso,
+            train.bucket_reso_steps,
+            train.bucket_no_upscale,
+            train.enable_bucket,
+        )
+
+
+# What of a spec decides the buckets: a stage that asks for them reads these.
+BUCKET_KEYS = (
+    "dataset.resolution", "train.min_bucket_reso", "train.max_bucket_reso", "train.bucket_reso_steps",
+    "train.bucket_no_upscale", "train.enable_bucket",
+)  # fmt: skip
+
+
+def plan_buckets(sizes: Mapping[str, Size], rules: BucketRules) -> BucketPlan:
+    """Assigns every image, by name, to its bucket.
 
     Raises:
         UsageError: `resolution` is outside of min_reso … max_reso.
         InputError: an image is too small for any bucket; every such image is named.
     """
-    if enable:
-        min_reso, max_reso = min_reso - min_reso % step, max_reso + -max_reso % step
+    resolution, step = rules.resolution, rules.step
+    if rules.enable:
+        min_reso, max_reso = rules.min_reso - rules.min_reso % step, rules.max_reso + -rules.max_reso % step
         if not min_reso <= resolution <= max_reso:
             raise UsageError(
                 f"min_bucket_reso {min_reso} ≤ resolution {resolution} ≤ max_bucket_reso {max_reso} does not hold"
             )
-    if not enable:
+    if not rules.enable:
         known = [(resolution, resolution)]
-    elif no_upscale:
+    elif rules.no_upscale:
         known = []
     else:
         known = list_buckets(resolution, min_reso=min_reso, max_reso=max_reso, step=step)

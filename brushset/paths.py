@@ -5,6 +5,7 @@ runs/<style>/<run-id>/
   records/    one JSON a stage      audit/      what the audit found
   images/     prepared + captions   config/     dataset.toml, training.toml, command.json
   logs/       train.log, tensorboard/, events.jsonl
+  attempts/   an unfinished training: states to go on from
   weights/    <style>.safetensors and the epochs kept
   adapter/    the diffusers form    eval/       scores, images, grids
   export/     a1111/, comfyui/      report.html
@@ -60,6 +61,15 @@ class RunPaths:
     @property
     def images(self) -> Path:
         return self.root / "images"
+
+    @property
+    def heldout(self) -> Path:
+        """Prepared images that are never trained on; sd-scripts does not look into folders of its folder."""
+        return self.images / "heldout"
+
+    @property
+    def attempts(self) -> Path:
+        return self.root / "attempts"
 
     @property
     def config(self) -> Path:

@@ -58,7 +58,9 @@ class StageRecord(Record):
 
 @dataclass(frozen=True)
 class StageContext:
-    """What a stage's function gets."""
+    """What a stage's function gets. `digest` names its inputs: what is kept under it between attempts still fits;
+    `forced` says that the user wants it made anew.
+    """
 
     spec: StyleSpec
     run: RunPaths
@@ -66,6 +68,8 @@ class StageContext:
     emit: Emit
     records: dict[type[Record], Record]
     previous: dict[str, Any] | None
+    digest: str = ""
+    forced: bool = False
 
     def get(self, kind: type[R]) -> R:
         """The record of an earlier stage, by its type."""
@@ -163,17 +167,20 @@ class Pipeline:
                 self.on_change()
                 return True
             kept = kept or load_record(self.run, stage.name)
-        self._perform(stage, digest, kept)
+        self._perform(stage, digest, kept, forced=forced)
         return True
 
-    def _perform(self, stage: Stage[Any], digest: str, kept: StageRecord | None) -> None:
+    def _perform(self, stage: Stage[Any], digest: str, kept: StageRecord | None, *, forced: bool) -> None:
         self.emit("stage_start", stage=stage.name)
         started = time.time()
         workdir = self.run.workdir(stage.name)
         shutil.rmtree(workdir, ignore_errors=True)
         workdir.mkdir(parents=True)
         try:
-            context = StageContext(self.spec, self.run, workdir, self.emit, self._records, kept.data if kept else None)
+            previous = kept.data if kept else None
+            context = StageContext(
+                self.spec, self.run, workdir, self.emit, self._records, previous, digest=digest, forced=forced
+            )
             result = stage.run(context)
             made = [path for path in list_files(workdir) if path.suffix != stage.passes_on]
             outputs = {f"{stage.output}/{path}".lstrip("/"): sha for path, sha in digest_files(made, workdir).items()}

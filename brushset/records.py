@@ -32,6 +32,8 @@ class AuditedImage(Record):
     height_px: int
     verdict: ImageVerdict
     reason: str = ""
+    phash: str = Field("", description="64-bit perceptual hash, 16 hex digits")
+    group: int | None = Field(None, description="number of its group of near-duplicates, where it has one")
 
 
 class Audit(Record):
@@ -54,7 +56,7 @@ class Audit(Record):
 class PreparedImage(Record):
     """One image as the trainer will see it."""
 
-    name: str = Field(description="file name in images/, from the content's hash")
+    name: str = Field(description="file in images/, from the content's hash; heldout/… where it is not trained on")
     source: str = Field(description="relative to the user's folder")
     source_sha256: str
     width_px: int
@@ -63,9 +65,11 @@ class PreparedImage(Record):
 
 
 class Prepared(Record):
-    """The prepared images, sorted by name."""
+    """The prepared images, sorted by name. `images` are trained on, `heldout` never are."""
 
     images: tuple[PreparedImage, ...]
+    heldout: tuple[PreparedImage, ...] = ()
+    seal: str = Field("", description="SHA-256 over the sorted source hashes of the held-out images")
     skipped: dict[str, str] = Field(description="source → reason")
 
 
@@ -78,7 +82,7 @@ class Caption(Record):
 
 
 class Captions(Record):
-    """All captions, in the order of the images."""
+    """All captions, in the order of the images; those of held-out images follow."""
 
     captioner: str
     trigger: str
@@ -90,6 +94,8 @@ class EngineConfig(Record):
 
     engine: str
     images: int
+    repeats: int
+    arithmetic: str = Field(description="how repeats and steps came about, one line")
     batches_per_epoch: int
     epochs: int
     steps: int = Field(description="optimizer steps the run will take")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 STYLE_NAME = r"^[a-z0-9][a-z0-9_-]{0,47}$"
 DEFAULT_BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -19,6 +19,8 @@ DEFAULT_BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 Px = Annotated[int, Field(ge=64, le=4096)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+# `--set dataset.accept=too-small` names one; a tuple is what a TOML array becomes.
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 
 
 class Section(BaseModel):
@@ -42,7 +44,11 @@ class DatasetSection(Section):
     images: str | None = Field(None, description="folder of images; relative to the project; default datasets/<style>")
     resolution: Px = Field(512, description="training size: the square root of a bucket's area, in pixels")
     min_images: int = Field(80, ge=1, description="fewer is reported as too few; 80-100 are advised for a style")
-    min_side: int = Field(256, ge=16, description="a shorter side is unusable: upscaling would invent the detail")
+    max_upscale: float = Field(
+        2.0, ge=1, le=8, description="an image that must be enlarged more is unusable: the detail would be invented"
+    )
+    upscaler: str = Field("lanczos", description="or the path of a super-resolution model that spandrel can load")
+    max_upscale_model: float = Field(4.0, ge=1, le=16, description="the limit where upscaler is a model")
     max_megapixels: float = Field(64.0, gt=0, le=89, description="larger images are refused before they are decoded")
     background: str = Field(
         "#ffffff", pattern=r"^#[0-9a-fA-F]{6}$", description="what shows through transparent pixels"
@@ -50,21 +56,40 @@ class DatasetSection(Section):
     format: Literal["png", "jpeg"] = Field(
         "png", description="prepared images; jpeg is quality 95, a quarter of the size"
     )
+    crop: Literal["none", "centre", "smart"] = Field(
+        "none", description="cut to the bucket here; none leaves it to the trainer, which cuts at the centre"
+    )
+    near_duplicate_distance: int = Field(
+        6, ge=0, le=16, description="images whose 64-bit perceptual hashes differ in at most so many bits are grouped"
+    )
+    accept: Names = Field(
+        (), description="findings of the audit, by code, that shall not make an image or set unusable"
+    )
+    holdout: Share = Field(0.1, description="share of the images that is never trained on and used by evaluation")
+    holdout_from: int = Field(80, ge=2, description="fewer usable images than this are all trained on")
 
 
 class CaptionSection(Section):
     """Where captions come from. Sidecar .txt files beside the images always win."""
 
-    captioner: Literal["interrogator", "blip", "trigger-only"] = Field(
-        "interrogator", description="who writes the missing ones"
+    captioner: Literal["interrogator", "blip", "wd14", "filename", "sidecar", "trigger-only"] = Field(
+        "interrogator", description="who writes the missing ones; sidecar: nobody, every image must have its own"
     )
     model: str = Field("Salesforce/blip-image-captioning-large", description="BLIP weights: HF id or folder")
+    revision: str | None = Field(None, description="commit or tag of the captioner's HF id")
     clip_model: str = Field("ViT-L-14/openai", description="CLIP that clip-interrogator ranks phrases with")
     mode: Literal["caption", "fast", "classic"] = Field(
         "fast", description="clip-interrogator: BLIP alone, or with ranked phrases"
     )
     batch_size: int = Field(8, ge=1)
     max_new_tokens: int = Field(40, ge=1, le=75)
+    tagger: str = Field("SmilingWolf/wd-vit-tagger-v3", description="wd14's ONNX weights: HF id or folder")
+    tag_threshold: float = Field(0.35, gt=0, lt=1, description="least probability of a general tag")
+    character_threshold: float = Field(0.85, gt=0, lt=1, description="least probability of a character's name")
+    style_words: tuple[str, ...] = Field(
+        (),
+        description="stripped from captions, whole words: a style that is described is not bound to the trigger",
+    )
 
 
 class TrainSection(Section):
@@ -82,7 +107,10 @@ class TrainSection(Section):
     max_steps: int | None = Field(
         None, ge=1, description="ends training at this optimizer step; epochs are then not used"
     )
-    repeats: int = Field(1, ge=1, description="times each image is seen an epoch")
+    repeats: int | None = Field(
+        None, ge=1, description="times each image is seen an epoch; default: what brings epochs near target_steps"
+    )
+    target_steps: int = Field(1000, ge=1, description="optimizer steps that automatic repeats aim at")
     lr_scheduler: Literal[
         "cosine", "linear", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial"
     ] = "cosine"
@@ -114,6 +142,19 @@ class TrainSection(Section):
     tf32: bool = Field(False, description="TF32 matrix products in what is left in fp32; native engine only")
     seed: int = Field(42, ge=0, lt=2**32)
     save_every_n_epochs: int = Field(1, ge=1)
+    save_state_minutes: float = Field(
+        5.0, ge=0, description="work that a kill may cost, about; 0 keeps no state, and training starts anew"
+    )
+    stall_minutes: float = Field(15.0, gt=0, description="without progress for so long, it is reported")
+    stall_ends: bool = Field(False, description="a stalled trainer is stopped, and the run has failed")
+    retry_out_of_memory: bool = Field(
+        True, description="halve the batch and double gradient_accumulation_steps, then gradient_checkpointing"
+    )
+    validate_every_n_epochs: int = Field(0, ge=0, description="loss on the held-out images; 0 is never")
+    early_stop_patience: int = Field(
+        0, ge=0, description="validations without a better loss that end the training, best epoch kept; 0 is never"
+    )
+    sample_every_n_epochs: int = Field(0, ge=0, description="images of [evaluate] prompts while training; 0 is never")
     data_loader_workers: int = Field(0, ge=0, description="0 is fastest once latents are cached in memory")
     extra: dict[str, Any] = Field(
         default_factory=dict, description="any other sd-scripts option, checked by name and type"
@@ -186,6 +227,10 @@ def _impossible(spec: StyleSpec) -> list[str]:
     """Combinations that a trainer would refuse late or ignore silently, each with its fix."""
     train, size = spec.train, spec.dataset.resolution
     found = []
+    if train.early_stop_patience and not train.validate_every_n_epochs:
+        found.append("[train] early_stop_patience needs a validation loss; set validate_every_n_epochs = 1")
+    if train.validate_every_n_epochs and not spec.dataset.holdout:
+        found.append("[train] validate_every_n_epochs needs held-out images; set [dataset] holdout = 0.1")
     if train.enable_bucket and not train.min_bucket_reso <= size <= train.max_bucket_reso:
         found.append(
             f"[train] min_bucket_reso {train.min_bucket_reso} ≤ [dataset] resolution {size} ≤ "

@@ -25,7 +25,7 @@ def render_configs(styles: Path = STYLES) -> dict[str, str]:
     rendered = {}
     for path in sorted(styles.glob("*.toml")):
         spec = load_style(path)
-        dataset, training = render_dataset(spec), render_training(spec)
+        dataset, training = render_dataset(spec, spec.train.repeats or 1), render_training(spec)
         check_pair(dataset, training)
         for kind, tables in (("dataset", dataset), ("training", training)):
             rendered[f"{spec.name}.{kind}.toml"] = NOTE.format(style=spec.name) + toml_text(tables)

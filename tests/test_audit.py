@@ -45,7 +45,7 @@ def test_each_image_gets_its_verdict_with_the_reason(tmp_path: Path):
     }
     reasons = {image.path: image.reason for image in images}
     assert reasons["small.png"] == "shorter side 416 px is below [dataset] resolution = 512"
-    assert reasons["tiny.png"] == "shorter side 255 px is below [dataset] min_side = 256"
+    assert reasons["tiny.png"] == "shorter side 255 px is below 256: [dataset] max_upscale = 2"
     assert reasons["text.png"].startswith("no PNG")
     assert reasons["exact.png"] == ""
 

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from brushset.buckets import BucketPlan, Size, batches_per_epoch, list_buckets, plan_buckets
+from brushset.buckets import BucketPlan, BucketRules, Size, batches_per_epoch, list_buckets, plan_buckets
 from brushset.errors import EnvironmentProblem, InputError, UsageError
 from brushset.kohya.source import find_source
 
@@ -41,7 +41,7 @@ print("RESULT" + json.dumps(out, default=float))
 
 
 def plan(sizes: list[Size], **changes: object) -> BucketPlan:
-    return plan_buckets({str(i): size for i, size in enumerate(sizes)}, **{**RULES, **changes})
+    return plan_buckets({str(i): size for i, size in enumerate(sizes)}, BucketRules(**{**RULES, **changes}))
 
 
 def test_a_square_image_goes_to_the_square_bucket_uncut() -> None:
@@ -133,7 +133,7 @@ def test_every_image_gets_the_bucket_that_sd_scripts_gives_it() -> None:
         for size, theirs in zip(sizes, answer, strict=True):
             if theirs is None:
                 with pytest.raises(InputError, match="too narrow"):
-                    plan_buckets({"x": size}, **rules)
+                    plan_buckets({"x": size}, BucketRules(**rules))
                 continue
-            ours = plan_buckets({"x": size}, **rules).placements["x"]
+            ours = plan_buckets({"x": size}, BucketRules(**rules)).placements["x"]
             assert theirs == [list(ours.bucket), list(ours.resized), pytest.approx(ours.aspect_error)], (rules, size)

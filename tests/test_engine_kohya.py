@@ -72,7 +72,7 @@ def make_job(
     root: Path, spec: StyleSpec, base: BaseFile = BASE, tokenizer: Path = Path("/nowhere"), steps: int = 2
 ) -> TrainJob:
     run = RunPaths(root / "runs it's" / "ink" / "one")
-    write_atomic(run.dataset_toml, toml_text(render_dataset(spec)))
+    write_atomic(run.dataset_toml, toml_text(render_dataset(spec, 1)))
     write_atomic(run.training_toml, toml_text(render_training(spec)))
     output = run.root / ".tmp-train-1"
     output.mkdir()

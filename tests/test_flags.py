@@ -144,7 +144,7 @@ def test_refusals_name_options_that_exist() -> None:
 
 def test_every_key_we_write_is_known() -> None:
     spec = build_spec([("test", {"name": "ink", "trigger": "ink"})])
-    check_pair(render_dataset(spec), render_training(spec))
+    check_pair(render_dataset(spec, 1), render_training(spec))
     known = known_flags()["options"]
     assert all(key in known for table in render_training(spec).values() for key in table)
 

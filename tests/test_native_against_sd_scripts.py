@@ -146,7 +146,7 @@ def test_both_engines_leave_the_same_files_but_for_the_weights(tmp_path: Path, t
         run = RunPaths(tmp_path / name)
         make_run(run.root)
         spec = StyleSpec.model_validate(SPEC)
-        write_atomic(run.dataset_toml, toml_text(render_dataset(spec)))
+        write_atomic(run.dataset_toml, toml_text(render_dataset(spec, 1)))
         write_atomic(run.training_toml, toml_text(render_training(spec)))
         settings = settings_of(run)
         length = plan_length(read_training_set(settings).plan, settings.dataset, settings.training)

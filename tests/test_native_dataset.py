@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from native_case import SIZES, make_run, settings_of
 
-from brushset.buckets import plan_buckets
+from brushset.buckets import BucketRules, plan_buckets
 from brushset.errors import InputError
 from brushset.native.dataset import (
     DatasetKeys,
@@ -95,7 +95,7 @@ def test_an_epochs_order_depends_on_seed_and_epoch_alone(tmp_path: Path) -> None
 )
 def test_a_runs_length_is_sd_scripts_arithmetic(recipe: dict[str, Any], expected: tuple[int, ...]) -> None:
     sizes = {**{f"a{i}": (64, 64) for i in range(5)}, "wide": (300, 100)}
-    plan = plan_buckets(sizes, resolution=128, min_reso=64, max_reso=256, step=64, no_upscale=False, enable=True)
+    plan = plan_buckets(sizes, BucketRules(128, 64, 256, 64, no_upscale=False, enable=True))
     assert sorted(plan.counts.values()) == [1, 5]
     length = plan_length(plan, keys(batch_size=3), TrainingKeys.model_validate({**RECIPE, **recipe}))
     assert (length.batches_per_epoch, length.steps_per_epoch, length.epochs, length.steps) == expected
@@ -133,8 +133,8 @@ def test_pixels_are_scaled_to_cover_and_cut_at_the_centre(tmp_path: Path) -> Non
     pixels = np.zeros((100, 300, 3), dtype=np.uint8)
     pixels[:, 100:200] = 255
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    rules = {"resolution": 64, "min_reso": 64, "max_reso": 64, "step": 64, "no_upscale": False, "enable": False}
-    place = plan_buckets({"a": (300, 100)}, **rules).placements["a"]
+    rules = BucketRules(64, 64, 64, 64, no_upscale=False, enable=False)
+    place = plan_buckets({"a": (300, 100)}, rules).placements["a"]
     made = load_pixels(tmp_path / "a.png", place)
     assert made.shape == (3, 64, 64)
     assert made.min() >= -1

@@ -25,7 +25,7 @@ def write(folder: Path, dataset: dict[str, Any], training: dict[str, Any]) -> tu
 
 def test_the_pair_of_the_defaults_is_honoured(tmp_path: Path) -> None:
     spec = StyleSpec(name="cartoon", trigger="cartoonstyle")
-    pair = write(tmp_path, render_dataset(spec), render_training(spec))
+    pair = write(tmp_path, render_dataset(spec, 1), render_training(spec))
     settings = read_settings(*pair, root=tmp_path)
     assert settings.image_dir == tmp_path / "images"
     assert settings.training.network_dim == 32
@@ -44,7 +44,7 @@ def test_every_option_of_the_spec_is_honoured(tmp_path: Path) -> None:
         "cache_latents": False, "max_steps": 9, "data_loader_workers": 2,
     }  # fmt: skip
     spec = StyleSpec.model_validate({"name": "a", "trigger": "b", "description": "c", "train": train})
-    settings = read_settings(*write(tmp_path, render_dataset(spec), render_training(spec)), root=tmp_path)
+    settings = read_settings(*write(tmp_path, render_dataset(spec, 1), render_training(spec)), root=tmp_path)
     recipe = settings.training
     assert (recipe.max_train_steps, recipe.max_train_epochs) == (9, None)
     assert (recipe.clip_skip, recipe.max_token_length, recipe.no_half_vae) == (2, 225, True)

@@ -34,7 +34,7 @@ def training_of(**train: Any) -> dict[str, Any]:
 
 
 def test_defaults_of_sd_scripts_that_bite_are_all_said() -> None:
-    training, dataset = training_of(), render_dataset(make_spec())
+    training, dataset = training_of(), render_dataset(make_spec(), 1)
     assert dataset["general"]["caption_extension"] == ".txt"
     assert dataset["general"]["keep_tokens"] == 1
     assert dataset["general"]["enable_bucket"] is True
@@ -110,11 +110,14 @@ def test_each_choice_reaches_its_key() -> None:
 
 
 def test_every_training_field_changes_the_pair_or_is_known_not_to() -> None:
-    elsewhere = {"engine", "tf32", "extra"}  # tf32: native engine only, as its field says
+    elsewhere = {  # tf32: native engine only, as its field says; the others rule how the trainer is run and watched
+        "engine", "tf32", "extra", "target_steps", "save_state_minutes", "stall_minutes", "stall_ends",
+        "retry_out_of_memory", "validate_every_n_epochs", "early_stop_patience", "sample_every_n_epochs",
+    }  # fmt: skip
     other: dict[str, Any] = {
         "attention": "xformers", "lr_scheduler": "linear", "optimizer": "Lion", "mixed_precision": "fp16",
         "save_precision": "fp16", "optimizer_args": ("a=1",), "max_steps": 3, "max_token_length": 150,
-        "min_bucket_reso": 128, "max_bucket_reso": 2048, "bucket_reso_steps": 128, "clip_skip": 2,
+        "min_bucket_reso": 128, "max_bucket_reso": 2048, "bucket_reso_steps": 128, "clip_skip": 2, "repeats": 2,
     }  # fmt: skip
     defaults = make_spec()
     for name, field in type(defaults.train).model_fields.items():
@@ -132,13 +135,13 @@ def test_every_training_field_changes_the_pair_or_is_known_not_to() -> None:
             else 0.5,
         )
         spec = make_spec(**{name: changed})
-        pair = (render_dataset(spec), render_training(spec))
-        assert pair != (render_dataset(defaults), render_training(defaults)), name
+        pair = (render_dataset(spec, spec.train.repeats or 1), render_training(spec))
+        assert pair != (render_dataset(defaults, 1), render_training(defaults)), name
         check_pair(*pair)
 
 
 def test_nothing_of_a_machine_is_in_the_pair() -> None:
-    text = toml_text(render_dataset(make_spec())) + toml_text(render_training(make_spec()))
+    text = toml_text(render_dataset(make_spec(), 1)) + toml_text(render_training(make_spec()))
     assert '= "/' not in text
     assert 'image_dir = "images"' in text
     assert 'output_dir = "weights"' in text
@@ -148,7 +151,7 @@ def test_metadata_keys_repeat_what_the_dataset_rules() -> None:
     spec = make_spec(dataset={"resolution": 640}, caption_dropout_rate=0.2)
     training = flatten(render_training(spec))
     assert training["resolution"] == "640,640"
-    assert training["caption_dropout_rate"] == render_dataset(spec)["general"]["caption_dropout_rate"] == 0.2
+    assert training["caption_dropout_rate"] == render_dataset(spec, 1)["general"]["caption_dropout_rate"] == 0.2
 
 
 def test_no_key_stands_in_two_sections() -> None:
@@ -161,7 +164,7 @@ def test_no_key_stands_in_two_sections() -> None:
 )
 def test_both_readers_read_back_what_was_written(odd: str) -> None:
     spec = make_spec(trigger="a\\b", description=odd, extra={"training_comment": odd, "loss_type": "huber"})
-    for tables in (render_dataset(spec), render_training(spec)):
+    for tables in (render_dataset(spec, 1), render_training(spec)):
         text = toml_text(tables)
         assert toml.loads(text) == tables
         assert tomllib.loads(text) == tables
@@ -185,4 +188,4 @@ def test_every_style_with_every_profile_is_known_to_sd_scripts() -> None:
     assert len(combinations) >= 6
     for style, profile in combinations:
         spec = load_style(style, profiles=[profile])
-        check_pair(render_dataset(spec), render_training(spec))
+        check_pair(render_dataset(spec, spec.train.repeats or 1), render_training(spec))

@@ -119,7 +119,7 @@ def make_records(folder: str, *, trained: Trained, evaluation: EvalReport) -> di
         Prepared: Prepared(images=images, skipped={"bad.png": "truncated"}),
         Captions: Captions(captioner="blip", trigger="cartoonstyle", captions=captions),
         EngineConfig: EngineConfig(
-            engine="native", images=20, batches_per_epoch=5, epochs=2, steps=10, buckets={"512x512": 15, "576x448": 5}
+            engine="native", images=20, repeats=1, arithmetic="repeats 1", batches_per_epoch=5, epochs=2, steps=10, buckets={"512x512": 15, "576x448": 5}
         ),
         Trained: trained,
         Adapter: Adapter(path="adapter", modules=264, max_relative_error=1.3e-7),

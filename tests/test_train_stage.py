@@ -33,7 +33,7 @@ SIZES = [(128, 128), (128, 128), (128, 128), (240, 80)]
 
 
 def make_spec(**settings: Any) -> StyleSpec:
-    own = {"engine": "fake", "network_dim": 1, "network_alpha": 1.0, "batch_size": 2, "epochs": 3}
+    own = {"engine": "fake", "network_dim": 1, "network_alpha": 1.0, "batch_size": 2, "epochs": 3, "repeats": 1}
     train = {**own, "min_bucket_reso": 64, "max_bucket_reso": 256, **settings}
     spec = build_spec(
         [("test", {"name": "ink", "trigger": "inkstyle", "base": {"model": "random:tiny"}, "dataset": {"resolution": 128},
@@ -140,7 +140,14 @@ def test_the_pair_and_the_arithmetic_of_the_run_are_written(tmp_path: Path) -> N
     rig = Rig(tmp_path, make_spec())
     config = rig.perform(configure.STAGE)
     assert config == EngineConfig(
-        engine="fake", images=4, batches_per_epoch=3, epochs=3, steps=9, buckets={"128x128": 3, "192x64": 1}
+        engine="fake",
+        images=4,
+        repeats=1,
+        arithmetic="repeats 1: as the style says; 3 batches an epoch × 3 epochs → 9 optimizer steps",
+        batches_per_epoch=3,
+        epochs=3,
+        steps=9,
+        buckets={"128x128": 3, "192x64": 1},
     )
     assert read_toml(rig.run.dataset_toml)["datasets"][0]["batch_size"] == 2
     assert read_toml(rig.run.training_toml)["training"]["max_train_epochs"] == 3

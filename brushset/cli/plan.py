@@ -13,10 +13,12 @@ from brushset.cli.options import Options
 from brushset.engines import planned_command, sd_scripts_state
 from brushset.errors import EnvironmentProblem
 from brushset.files import toml_text
+from brushset.images import list_source_images
 from brushset.kohya.render import render_dataset, render_training
 from brushset.load import spec_text
 from brushset.paths import PROJECT
 from brushset.spec import StyleSpec
+from brushset.stages.configure import choose_repeats
 
 
 def show_plan(spec: StyleSpec, engine_reason: str, *, stages: Sequence[str], until: str | None) -> None:
@@ -31,9 +33,11 @@ def show_plan(spec: StyleSpec, engine_reason: str, *, stages: Sequence[str], unt
     say(f"stages    {' → '.join(stages[: last + 1])}")
     command = planned_command(spec)
     say(f"command   {shlex.join(command) if command else 'none: the native engine trains in this process'}")
+    repeats, why = choose_repeats(spec.train, max(1, len(list_source_images(folder)) if folder.is_dir() else 1))
+    say(f"length    {why}")
     for title, text in (
         ("spec.toml", spec_text(spec)),
-        ("config/dataset.toml", toml_text(render_dataset(spec))),
+        ("config/dataset.toml", toml_text(render_dataset(spec, repeats))),
         ("config/training.toml", toml_text(render_training(spec))),
     ):
         say(f"\n# ---- {title}\n{text.rstrip()}")

@@ -28,8 +28,8 @@ WEIGHTS_DIR = "weights"
 LOGGING_DIR = "logs/tensorboard"
 
 
-def render_dataset(spec: StyleSpec) -> Tables:
-    """The dataset TOML: which images, in which buckets and batches, with what done to captions."""
+def render_dataset(spec: StyleSpec, repeats: int) -> Tables:
+    """The dataset TOML: which images, how often, in which buckets and batches, with what done to captions."""
     train = spec.train
     general: Tables = {
         "caption_extension": ".txt",
@@ -46,7 +46,7 @@ def render_dataset(spec: StyleSpec) -> Tables:
             "bucket_reso_steps": train.bucket_reso_steps,
             "bucket_no_upscale": train.bucket_no_upscale,
         }
-    subset = {"image_dir": IMAGES_DIR, "num_repeats": train.repeats}
+    subset = {"image_dir": IMAGES_DIR, "num_repeats": repeats}
     dataset = {"resolution": spec.dataset.resolution, "batch_size": train.batch_size, "subsets": [subset]}
     return {"general": general, "datasets": [dataset]}
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from brushset.buckets import BucketPlan, Size, batches_per_epoch, plan_buckets
+from brushset.buckets import BucketPlan, BucketRules, Size, batches_per_epoch, plan_buckets
 from brushset.errors import InputError
 from brushset.native.settings import DatasetKeys, NativeSettings, TrainingKeys
 
@@ -87,12 +87,14 @@ def read_training_set(settings: NativeSettings) -> TrainingSet:
         raise InputError.of_many(findings)
     plan = plan_buckets(
         {image.path.name: image.size for image in images},
-        resolution=keys.resolution,
-        min_reso=keys.min_bucket_reso,
-        max_reso=keys.max_bucket_reso,
-        step=keys.bucket_reso_steps,
-        no_upscale=keys.bucket_no_upscale,
-        enable=keys.enable_bucket,
+        BucketRules(
+            resolution=keys.resolution,
+            min_reso=keys.min_bucket_reso,
+            max_reso=keys.max_bucket_reso,
+            step=keys.bucket_reso_steps,
+            no_upscale=keys.bucket_no_upscale,
+            enable=keys.enable_bucket,
+        ),
     )
     return TrainingSet(tuple(images), plan)
 

@@ -1,7 +1,7 @@
 """Can these images be trained on? Every file is decoded as preprocess will decode it; nothing of the user's is touched.
 
 The thresholds, in one place:
-    an image is unusable        where it cannot be decoded, or its shorter side is below [dataset] min_side
+    an image is unusable        where it cannot be decoded, or its shorter side would be enlarged by more than [dataset] max_upscale
     an image needs upscaling    where its shorter side is below [dataset] resolution
     a set is unusable           where no image is usable, or more than half of them are not: the run stops here
     a set has too few           where fewer than [dataset] min_images different usable images are left: said, not refused
@@ -11,6 +11,7 @@ The first that holds, in this order, is the set's verdict; `reasons` states all 
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -71,9 +72,16 @@ def _audit_image(folder: Path, dataset: DatasetSection, path: Path) -> AuditedIm
     )  # fmt: skip
 
 
+def _least_side(dataset: DatasetSection) -> int:
+    return math.ceil(dataset.resolution / dataset.max_upscale)
+
+
 def _verdict_of_size(side_px: int, dataset: DatasetSection) -> tuple[ImageVerdict, str]:
-    if side_px < dataset.min_side:
-        return "unusable", f"shorter side {side_px} px is below [dataset] min_side = {dataset.min_side}"
+    if side_px < _least_side(dataset):
+        return (
+            "unusable",
+            f"shorter side {side_px} px is below {_least_side(dataset)}: [dataset] max_upscale = {dataset.max_upscale:g}",
+        )
     if side_px < dataset.resolution:
         return "needs upscaling", f"shorter side {side_px} px is below [dataset] resolution = {dataset.resolution}"
     return "ok", ""
@@ -123,7 +131,7 @@ def _reasons(folder: Path, images: Sequence[AuditedImage], dataset: DatasetSecti
         found.append(f"{len(damaged)} cannot be used: {why}{_and_more(damaged)}; fix: replace or remove them")
     if small:
         found.append(
-            f"{len(small)} smaller than [dataset] min_side = {dataset.min_side} px: {_names(small)}; "
+            f"{len(small)} smaller than {_least_side(dataset)}: [dataset] max_upscale = {dataset.max_upscale:g} px: {_names(small)}; "
             f"fix: find larger copies, or remove them"
         )
     if images and _different(usable) < dataset.min_images:

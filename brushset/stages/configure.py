@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from brushset.buckets import BucketPlan, batches_per_epoch, plan_buckets
+from brushset.buckets import BucketPlan, BucketRules, batches_per_epoch, plan_buckets
 from brushset.errors import InputError
 from brushset.files import toml_text, write_atomic
 from brushset.kohya.flags import check_pair
@@ -28,32 +28,48 @@ def count_steps(train: TrainSection, batches: int) -> tuple[int, int]:
     return train.max_steps, math.ceil(train.max_steps / per_epoch)
 
 
+def choose_repeats(train: TrainSection, images: int) -> tuple[int, str]:
+    """How often an epoch shows each image, and why: what the style says, else what brings the epochs nearest to
+    `target_steps`. With `max_steps` the length is settled, and repeats are 1.
+    """
+    if train.repeats is not None:
+        return train.repeats, f"repeats {train.repeats}: as the style says"
+    if train.max_steps is not None:
+        return 1, f"repeats 1: max_steps = {train.max_steps} rules the length"
+    batch = train.batch_size * train.gradient_accumulation_steps
+    wanted = train.target_steps * batch / (images * train.epochs)
+    return max(1, round(wanted)), (
+        f"repeats {max(1, round(wanted))}: target_steps {train.target_steps} × batch {batch} ÷ ({images} images × "
+        f"{train.epochs} epochs) = {wanted:.2f}"
+    )
+
+
 def plan_style_buckets(spec: StyleSpec, images: Sequence[PreparedImage]) -> BucketPlan:
     """The buckets of prepared images under a style's settings."""
     return plan_buckets(
         {image.name: (image.width_px, image.height_px) for image in images},
-        resolution=spec.dataset.resolution,
-        min_reso=spec.train.min_bucket_reso,
-        max_reso=spec.train.max_bucket_reso,
-        step=spec.train.bucket_reso_steps,
-        no_upscale=spec.train.bucket_no_upscale,
-        enable=spec.train.enable_bucket,
+        BucketRules.of(spec),
     )
 
 
 def _run(context: StageContext) -> EngineConfig:
     spec, images = context.spec, context.get(Prepared).images
     _require_captions(context.run.images, images)
-    dataset, training = render_dataset(spec), render_training(spec)
+    repeats, why = choose_repeats(spec.train, len(images))
+    dataset, training = render_dataset(spec, repeats), render_training(spec)
     check_pair(dataset, training)
     plan = plan_style_buckets(spec, images)
-    batches = batches_per_epoch(plan, repeats=spec.train.repeats, batch_size=spec.train.batch_size)
+    batches = batches_per_epoch(plan, repeats=repeats, batch_size=spec.train.batch_size)
     steps, epochs = count_steps(spec.train, batches)
+    arithmetic = f"{why}; {batches} batches an epoch × {epochs} epochs → {steps} optimizer steps"
+    context.emit("note", text=arithmetic)
     write_atomic(context.workdir / context.run.dataset_toml.name, toml_text(dataset))
     write_atomic(context.workdir / context.run.training_toml.name, toml_text(training))
     return EngineConfig(
         engine=spec.train.engine,
         images=len(images),
+        repeats=repeats,
+        arithmetic=arithmetic,
         batches_per_epoch=batches,
         epochs=epochs,
         steps=steps,
