@@ -10,11 +10,11 @@ All sizes are (width, height) in pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from brushset.errors import InputError, UsageError
-from brushset.spec import StyleSpec
+from brushset.spec import StyleSpec, TrainSection
 
 Size = tuple[int, int]
 
@@ -122,9 +122,57 @@ def plan_buckets(sizes: Mapping[str, Size], rules: BucketRules) -> BucketPlan:
     return BucketPlan(assignment, {bucket: buckets.count(bucket) for bucket in sorted(set(buckets))}, placements)
 
 
+def settle(size: Size, rules: BucketRules) -> Placement:
+    """The placement of an image once it has been scaled as the trainer would scale it: at this `resized` the trainer
+    scales no more, and cuts to the same bucket.
+
+    Rounding to whole pixels breaks that for about one size in a thousand: where the scaled image is as near to a second
+    bucket's aspect ratio, or lies a row above the area that `no_upscale` scales down to (1649×2085 becomes 456×576,
+    which would become 405×512). One or two pixels less on the side that is cut anyway settle all of these.
+
+    Raises:
+        UsageError: see plan_buckets.
+        InputError: the image is too small, or too narrow, for any bucket.
+    """
+    place = _placement(size, rules)
+    width, height = place.resized
+    for less in ((0, 0), (1, 0), (0, 1), (2, 0), (0, 2)):
+        candidate = (width - less[0], height - less[1])
+        if candidate[0] < place.bucket[0] or candidate[1] < place.bucket[1]:
+            continue
+        again = _placement(candidate, rules)
+        if (again.bucket, again.resized) == (place.bucket, candidate):
+            return again
+    return settle(place.resized, rules)  # smaller each time
+
+
+def _placement(size: Size, rules: BucketRules) -> Placement:
+    return plan_buckets({"image": size}, rules).placements["image"]
+
+
 def batches_per_epoch(plan: BucketPlan, *, repeats: int, batch_size: int) -> int:
     """Batches that one epoch takes. A batch never mixes buckets, and each bucket's last, short batch is trained."""
-    return sum(math.ceil(count * repeats / batch_size) for count in plan.counts.values())
+    return count_batches(plan.counts.values(), repeats=repeats, batch_size=batch_size)
+
+
+def count_batches(counts: Iterable[int], *, repeats: int, batch_size: int) -> int:
+    """Batches of buckets that hold so many images each."""
+    return sum(math.ceil(count * repeats / batch_size) for count in counts)
+
+
+def share_batches(batches: int, processes: int) -> int:
+    """Batches that each process takes in an epoch: accelerate deals them out in turn and fills the last round up with
+    batches from the front, so that all processes take as many steps.
+    """
+    return math.ceil(batches / processes)
+
+
+def count_steps(train: TrainSection, batches: int) -> tuple[int, int]:
+    """Optimizer steps and epochs of a training with so many batches an epoch and process; the last epoch may be cut short."""
+    per_epoch = math.ceil(batches / train.gradient_accumulation_steps)
+    if train.max_steps is None:
+        return train.epochs * per_epoch, train.epochs
+    return train.max_steps, math.ceil(train.max_steps / per_epoch)
 
 
 def list_buckets(resolution: int, *, min_reso: int, max_reso: int, step: int) -> list[Size]:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from brushset.errors import EnvironmentProblem
 from brushset.files import publish_folder, write_atomic
-from brushset.images import list_source_images, run_threads
+from brushset.images import run_threads
+from brushset.listing import list_source_images
 from brushset.paths import cache_dir
 
 if TYPE_CHECKING:

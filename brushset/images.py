@@ -1,4 +1,4 @@
-"""Which files of a folder are images, and how any of them becomes plain 8-bit sRGB RGB.
+"""How any image of a stranger becomes plain 8-bit sRGB RGB, or one line that says why not and what to do.
 
 Strangers' files are decoded here and nowhere else: formats are told by content and limited to six, the size is
 checked before a pixel is decoded, a truncated file is an error and never a grey half. Everything downstream sees only
@@ -9,32 +9,28 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TYPE_CHECKING, Protocol, TypeVar
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from brushset.errors import InputError
-from brushset.files import one_line, sha256_file, shown
-from brushset.protocols import Emit
-from brushset.srgb import to_srgb
+from brushset.files import sha256_file
+from brushset.listing import list_source_images
+from brushset.refusal import FORMATS, UnusableImage, refusal, too_large
+from brushset.srgb import NoDefinedWhite, to_srgb
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+if TYPE_CHECKING:  # processes that only decode start without the spec and the library that checks it
+    from brushset.protocols import Emit
 
-# Names that claim an image. Those that we do not decode are here too: they are reported, not overlooked.
-# fmt: off
-IMAGE_SUFFIXES = frozenset({
-    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff",
-    ".avif", ".heic", ".heif", ".jxl", ".jp2", ".j2k", ".psd", ".xcf", ".tga", ".ico", ".svg", ".exr", ".hdr",
-    ".dds", ".ppm", ".pgm", ".pbm", ".pnm",
-})
-# fmt: on
 CAPTION_SUFFIX = ".txt"
 UNREADABLE = "unreadable"
+_RACY_S = 2.0
+_DIGESTS: dict[Path, tuple[str, tuple[int, ...]]] = {}
 
 _THREADS = min(8, os.cpu_count() or 1)
 
@@ -42,45 +38,34 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-class UnusableImage(InputError):
-    """One file that cannot be had as an image. `reason` is the message without the file's name and the fix."""
-
-    def __init__(self, path: Path, reason: str, fix: str) -> None:
-        self.reason = reason
-        super().__init__(f"{shown(path)}: {reason}; fix: {fix}")
-
-
 @dataclass(frozen=True)
 class OpenedImage:
     """A decoded image. `rgb` is mode RGB, upright, without metadata; `format` and `mode` are the file's own.
 
-    `note` says what had to be guessed; empty where nothing was.
+    `conversions` says what was done to the pixels beyond decoding them, `guesses` what could not be known; each is a
+    text for people, the same for all images of the same kind.
     """
 
     rgb: Image.Image
     format: str
     mode: str
-    note: str
+    conversions: tuple[str, ...]
+    guesses: tuple[str, ...]
+
+    @property
+    def note(self) -> str:
+        """The guesses as one line."""
+        return "; ".join(self.guesses)
 
 
-def list_source_images(folder: Path) -> list[Path]:
-    """All files below `folder` whose names claim an image, sorted by their path.
-
-    Hidden files and folders are left out (a Mac writes `._photo.jpg` beside photo.jpg), so are pipes, devices and
-    symbolic links that lead out of the folder. A text file named .png is in: opening it will tell.
-
-    Raises:
-        InputError: the folder is not there, is no folder or cannot be read, or holds names that are not UTF-8.
+class Shrink(Protocol):
+    """For who needs less than all pixels: sees the image before it is decoded, where JPEG can be decoded to a
+    fraction, and may make it smaller before its colours are converted.
     """
-    if not folder.exists():
-        raise InputError(f"{shown(folder)}: no such folder; fix: put the images there or pass --images DIR")
-    if not folder.is_dir():
-        raise InputError(f"{shown(folder)}: not a folder; fix: pass the folder that holds it by --images DIR")
-    found = [path for path in _walk(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
-    garbled = [path for path in found if not _is_utf8(path)]
-    if garbled:
-        raise InputError(f"{shown(garbled[0])}: {len(garbled)} file name(s) are not UTF-8; fix: rename them")
-    return found
+
+    def before_decoding(self, image: Image.Image) -> None: ...
+
+    def after_decoding(self, image: Image.Image) -> Image.Image: ...
 
 
 def sidecar_of(image: Path) -> Path:
@@ -101,9 +86,18 @@ def source_digest(folder: Path) -> dict[str, str]:
 
 
 def digest_or_unreadable(path: Path) -> str:
-    """SHA-256 of a file, or "unreadable"."""
+    """SHA-256 of a file, or "unreadable". A file that lay untouched is not read again by the same process: a run's
+    identity and the audit's digest ask for the same ones.
+    """
     try:
-        return sha256_file(path)
+        facts = path.stat()
+        state = (facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+        if _DIGESTS.get(path, ("", ()))[1] != state:
+            digest = sha256_file(path)
+            if time.time() - facts.st_ctime < _RACY_S:  # a change right after would leave the same times
+                return digest
+            _DIGESTS[path] = (digest, state)
+        return _DIGESTS[path][0]
     except OSError:
         return UNREADABLE
 
@@ -119,23 +113,28 @@ def open_image(path: Path, background: str, max_megapixels: float) -> OpenedImag
     Raises:
         UnusableImage: the file cannot be read, is no image of FORMATS, is damaged, or is above `max_megapixels`.
     """
+    return decode_image(path, path, background, max_megapixels)
+
+
+def decode_image(
+    source: Path | IO[bytes], path: Path, background: str, max_megapixels: float, shrink: Shrink | None = None
+) -> OpenedImage:
+    """As open_image, from a file or its content; `path` is named in messages."""
     try:
-        with _STRICT_PILLOW, Image.open(path, formats=FORMATS) as image:
+        with _STRICT_PILLOW, Image.open(source, formats=FORMATS) as image:
             _refuse_large(path, image.size, max_megapixels)
-            image.load()
-            rgb, note = to_srgb(image, background)
-            return OpenedImage(rgb, image.format or "", image.mode, one_line(note))
+            if shrink is not None:
+                shrink.before_decoding(image)
+            conversions = _load(image)
+            result = to_srgb(shrink.after_decoding(image) if shrink else image, background)
+            conversions += result.conversions
+            return OpenedImage(result.rgb, image.format or "", image.mode, conversions, result.guesses)
     except UnusableImage:
         raise
-    except UnidentifiedImageError as error:
-        reason = f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-        raise UnusableImage(path, reason, "save it as PNG or JPEG, or remove it") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        reason = "more than the 89 megapixels that Pillow takes for safe"
-        raise UnusableImage(path, reason, "scale it down, or remove it") from error
+    except NoDefinedWhite as error:
+        raise UnusableImage(path, str(error), "save it with 8 bits a sample, or remove it") from error
     except Exception as error:  # decoders fed with strangers' bytes raise anything, even TypeError
-        reason = f"damaged ({_first_line(error)})"
-        raise UnusableImage(path, reason, "replace it by an intact copy, or remove it") from error
+        raise refusal(path, error, max_megapixels) from error
 
 
 def run_threads(work: Callable[[T], U], items: Sequence[T], emit: Emit | None = None, what: str = "") -> list[U]:
@@ -150,27 +149,6 @@ def run_threads(work: Callable[[T], U], items: Sequence[T], emit: Emit | None = 
     finally:
         pool.shutdown(cancel_futures=True)  # what is not begun is not waited for where one failed, or on Ctrl-C
     return results
-
-
-def _walk(folder: Path) -> list[Path]:
-    def refuse(error: OSError) -> None:
-        where = Path(str(error.filename or folder))
-        raise InputError(f"{shown(where)}: cannot be read: {error.strerror}; fix: its permissions") from error
-
-    root = folder.resolve()
-    found = []
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in names if not name.startswith(".")]
-    return sorted((path for path in found if _is_own_file(path, root)), key=lambda path: path.as_posix())
-
-
-def _is_own_file(path: Path, root: Path) -> bool:
-    return path.is_file() and (not path.is_symlink() or path.resolve().is_relative_to(root))
-
-
-def _is_utf8(path: Path) -> bool:
-    return all(not 0xDC80 <= ord(char) <= 0xDCFF for char in str(path))
 
 
 class _StrictPillow:
@@ -203,16 +181,34 @@ class _StrictPillow:
 _STRICT_PILLOW = _StrictPillow()
 
 
+def _load(image: Image.Image) -> tuple[str, ...]:
+    """Decodes the first frame; returns what that already changes of the file."""
+    said = []
+    if getattr(image, "is_animated", False):
+        said.append(f"several frames ({image.format}): the first is taken")
+    deep = _is_16_bit(image)
+    image.load()
+    if deep:
+        said.append("16 bits a sample: scaled to 8")
+        _scale_colour_key(image)
+    return tuple(said)
+
+
+def _is_16_bit(image: Image.Image) -> bool:
+    """Only an image that is opened and not yet loaded can tell, where it has three or four samples a pixel."""
+    tiles = getattr(image, "tile", [])
+    args = tiles[0][3] if tiles else ""
+    return ";16" in str(args if isinstance(args, str) else [*(args or ()), ""][0])
+
+
+def _scale_colour_key(image: Image.Image) -> None:
+    """Pillow keeps the upper half of each 16-bit sample, and compares the transparent colour's whole value with it."""
+    key = image.info.get("transparency")
+    if isinstance(key, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+
+
 def _refuse_large(path: Path, size: tuple[int, int], max_megapixels: float) -> None:
     megapixels = size[0] * size[1] / 1e6
     if megapixels > max_megapixels:
-        raise UnusableImage(
-            path,
-            f"{size[0]}×{size[1]} is {megapixels:.0f} megapixels, above [dataset] max_megapixels = {max_megapixels:g}",
-            "scale it down",
-        )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return one_line(lines[0]) if lines else type(error).__name__
+        raise too_large(path, f"{size[0]}×{size[1]} is ", megapixels, max_megapixels)

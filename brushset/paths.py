@@ -135,6 +135,10 @@ class RunsDir:
     def lock(self, style: str) -> Path:
         return self.root / style / ".lock"
 
+    def child_log(self, style: str) -> Path:
+        """What a style's process said when several styles were trained at once."""
+        return self.root / style / "parallel.log"
+
     def run(self, style: str, run_id: str) -> RunPaths:
         return RunPaths(self.root / style / run_id)
 

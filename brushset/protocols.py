@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 class Emit(Protocol):
     """Receives progress. Known events and their fields:
 
-    `stage_start` stage · `stage_skip` stage, reason · `stage_end` stage, seconds · `progress` what, done, total ·
-    `train_step` step, total, loss, lr, it_per_s, eta_s · `note` text · `warning` text.
+    `stage_start` stage · `stage_skip` stage, reason · `stage_end` stage, seconds · `progress` what, done, total, and
+    where known per_s, eta_s ·
+    `train_step` step, total, loss, lr, it_per_s, eta_s, and of kohya epoch, smoothed · `attempt` number, from_step,
+    batch_size, gradient_accumulation_steps, gradient_checkpointing · `validation` epoch, loss · `note` text ·
+    `warning` text.
     """
 
     def __call__(self, event: str, /, **fields: object) -> None: ...
@@ -29,7 +32,8 @@ class Emit(Protocol):
 @dataclass(frozen=True)
 class TrainJob:
     """All that an engine needs. The pair of Kohya TOMLs says what to train; their paths are relative to `run.root`,
-    which is the trainer's working directory. Weights are written below `output_dir`, a folder of this attempt.
+    which is the trainer's working directory. What is to be published is left in `output_dir`, which is empty and does
+    not outlive this process; `attempts` does. `buckets` are images a bucket; `anew` forgets what is known of memory.
     """
 
     spec: StyleSpec
@@ -39,6 +43,15 @@ class TrainJob:
     output_dir: Path
     steps: int
     batches_per_epoch: int
+    buckets: Mapping[str, int] = field(default_factory=dict)
+    repeats: int = 1
+    attempts_dir: Path | None = None
+    anew: bool = False
+
+    @property
+    def attempts(self) -> Path:
+        """Where an unfinished training is kept, so that the next one goes on from it."""
+        return self.attempts_dir or self.run.attempts / "job"
 
 
 class Engine(Protocol):
@@ -62,26 +75,49 @@ class Engine(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Subject:
+    """An image to caption: as prepared, and the user's file that it was made from."""
+
+    image: Path
+    source: Path
+
+
+Describe = Callable[[Sequence[Subject]], list[str]]
+
+
 class Captioner(Protocol):
-    """Writes the captions that no sidecar supplies: content only, without the trigger. `settings` names what, besides
-    the images, its captions depend on.
+    """Writes the captions that no sidecar supplies: content only, without the trigger, an empty string where only the
+    trigger shall stand. `settings` names what, besides images and weights, its captions depend on.
     """
 
     name: str
     settings: str
+    batch_size: int
 
-    def describe(self, images: Sequence[Path], emit: Emit) -> list[str]:
-        """One caption an image, in order; an empty string where only the trigger shall stand."""
+    def weights(self) -> str:
+        """Which weights it reads, by commit or digest; empty where it reads none and asking again costs nothing."""
+        ...
+
+    def load(self, emit: Emit) -> Describe:
+        """Gets ready, and returns what captions one batch, in order.
+
+        Raises:
+            EnvironmentProblem: a model is not to be had.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class GridImages:
-    """What a metric sees: generated images of one cell with their prompts, the references, and the base's images."""
+    """What a metric sees: generated images of one cell with their prompts, and images of the style: `references`, which
+    the adapter was trained on, and `held_out`, which it has never seen.
+    """
 
     images: Sequence[Image]
     prompts: Sequence[str]
     references: Sequence[Image]
+    held_out: Sequence[Image] = ()
 
 
 class Embedder(Protocol):

@@ -17,7 +17,26 @@ class Record(BaseModel):
 
 
 ImageVerdict = Literal["ok", "needs upscaling", "unusable"]
-SetVerdict = Literal["ok", "too few", "needs upscaling", "unusable"]
+SetVerdict = Literal["ok", "duplicates", "needs upscaling", "too few", "unusable"]
+Severity = Literal["stop", "warning", "note"]
+
+
+class Measures(Record):
+    """What was measured of one image, transparency laid over the style's background."""
+
+    orientation: int = Field(description="EXIF orientation, 1 to 8; 1 is upright")
+    alpha_share: float = Field(description="share of the pixels that are not fully opaque")
+    sharpness: float = Field(description="variance of the Laplacian of luma (0-255) at an area of 256², never enlarged")
+    mean_luma: float = Field(description="0 black to 1 white")
+    contrast: float = Field(description="between the darkest and the lightest hundredth of the pixels, 0 to 1")
+    black_share: float = Field(description="share of the pixels at luma 2 of 255 or below")
+    white_share: float = Field(description="share of the pixels at luma 253 of 255 or above")
+    margin: Literal["none", "ground", "frame"] = Field(
+        description="plain margin: frame ends at a straight line (letterbox, mount), ground lies around a figure or vignette"
+    )
+    margins_px: tuple[int, int, int, int] = Field(description="left, top, right, bottom, as displayed")
+    uniform: bool = Field(description="one colour all over")
+    jpeg_quality: int | None = Field(description="1 to 100, by the quantisation tables; None for other formats")
 
 
 class AuditedImage(Record):
@@ -32,12 +51,43 @@ class AuditedImage(Record):
     height_px: int
     verdict: ImageVerdict
     reason: str = ""
-    phash: str = Field("", description="64-bit perceptual hash, 16 hex digits")
-    group: int | None = Field(None, description="number of its group of near-duplicates, where it has one")
+    phash: str = Field("", description="64-bit perceptual hash, 16 hex digits; empty where uniform or unreadable")
+    group: int | None = Field(None, description="number of its group of duplicates, exact or near, where it has one")
+    bucket: tuple[int, int] | None = Field(None, description="width and height it trains in; None where in none")
+    enlarged_by: float = Field(1.0, description="to cover its bucket; 1 where it is large enough")
+    cut_share: float = Field(0.0, description="share of the picture that the bucket cuts off")
+    measures: Measures | None = Field(None, description="None where it cannot be read")
+    findings: dict[str, str] = Field(default_factory=dict, description="code → what it means for this image")
+
+
+class Finding(Record):
+    """One kind of thing that the audit found, over all images. `code` is what dataset.accept takes."""
+
+    code: str
+    severity: Severity = Field(description="stop: the set is unusable for it; warning; note: nothing to be done")
+    count: int = Field(description="images concerned; 0 where it is about the set")
+    images: tuple[str, ...] = Field(description="the first 200 of them; each image lists all its own findings")
+    text: str = Field(description="what was found, one line, without the fix")
+    fix: str
+    accepted: bool = Field(False, description="named by dataset.accept")
+
+    @property
+    def line(self) -> str:
+        """Both on one line."""
+        return f"{self.text}; fix: {self.fix}"
+
+
+class DuplicateGroup(Record):
+    """Images that show the same: connected by hash distances up to near_duplicate_distance, or by equal bytes."""
+
+    number: int
+    kind: Literal["exact", "near"] = Field(description="exact: all of them have the same bytes")
+    images: tuple[str, ...] = Field(description="the one to keep first: the largest")
+    widest: int = Field(description="largest distance of a member to the first, in bits of 64")
 
 
 class Audit(Record):
-    """What is in the images folder. One line per image is in audit/images.json."""
+    """What is in the images folder. audit/audit.json holds it with the groups and a line per image."""
 
     folder: str = Field(description="absolute path of the user's images")
     found: int = Field(description="files that claim to be images")
@@ -51,6 +101,14 @@ class Audit(Record):
     median_side_px: int
     max_side_px: int
     with_sidecar: int = Field(description="images that have a .txt caption beside them")
+    different: int = Field(0, description="usable images, byte-equal copies counted once")
+    findings: tuple[Finding, ...] = ()
+    buckets: dict[str, int] = Field(
+        default_factory=dict, description='"512x512" → images that train in it, width first, copies counted once'
+    )
+    exact_duplicates: int = Field(0, description="images that are byte-equal copies of another")
+    near_duplicates: int = Field(0, description="images beyond the first of each group, byte-equal copies not counted")
+    left_out: tuple[str, ...] = Field((), description="what was not looked at, pipes and such: path, reason and fix")
 
 
 class PreparedImage(Record):
@@ -76,9 +134,21 @@ class Prepared(Record):
 class Caption(Record):
     """One caption: one line, trigger first."""
 
-    image: str = Field(description="file name in images/")
+    image: str = Field(description="path below images/")
     text: str
     source: str = Field(description="sidecar, edited, or the captioner's name")
+    said: str = Field("", description="what the source said, before style words went and the trigger came")
+    stripped: tuple[str, ...] = Field((), description="style words that went; one that stood there twice is here twice")
+    tokens: int = Field(0, description="of CLIP, as trained, without begin and end marks")
+
+
+class CaptionFinding(Record):
+    """Something about the captions that will be trained in another way than meant, or taught to no use."""
+
+    level: Literal["error", "warning", "advice"]
+    code: str
+    text: str = Field(description="one line, with the fix where there is one")
+    images: tuple[str, ...] = Field((), description="some of those it is about, paths below images/")
 
 
 class Captions(Record):
@@ -87,6 +157,12 @@ class Captions(Record):
     captioner: str
     trigger: str
     captions: tuple[Caption, ...]
+    weights: str = Field("", description="what the captioner read: model and commit, or digest; empty where nothing")
+    findings: tuple[CaptionFinding, ...] = ()
+    token_limit: int = Field(75, description="CLIP tokens of a caption that are trained")
+    kept_style_words: dict[str, int] = Field(
+        default_factory=dict, description="style words that the user's own texts keep → how often"
+    )
 
 
 class EngineConfig(Record):
@@ -96,7 +172,9 @@ class EngineConfig(Record):
     images: int
     repeats: int
     arithmetic: str = Field(description="how repeats and steps came about, one line")
-    batches_per_epoch: int
+    batches_per_epoch: int = Field(
+        description="that each process takes; one process, unless [train] processes says more"
+    )
     epochs: int
     steps: int = Field(description="optimizer steps the run will take")
     buckets: dict[str, int] = Field(description='"512x512" → images in it, width first')
@@ -119,6 +197,40 @@ class LossPoint(Record):
     lr: float | None = None
 
 
+class ValidationPoint(Record):
+    """The loss on the held-out images after one epoch."""
+
+    epoch: int
+    step: int
+    loss: float
+
+
+class TrainSample(Record):
+    """One image that the trainer made of a prompt of [evaluate] after an epoch."""
+
+    epoch: int
+    prompt: str
+    path: str
+
+
+Ending = Literal["", "finished", "stopped", "interrupted", "out of memory", "diverged", "failed"]
+
+
+class Attempt(Record):
+    """One start of the trainer. A style's batch is divided where it did not fit; `ending` is empty where we were killed."""
+
+    number: int
+    from_step: int = Field(description="0 from the beginning, else what an earlier attempt had done")
+    to_step: int = Field(description="the last step that was seen")
+    batch_size: int
+    gradient_accumulation_steps: int
+    gradient_checkpointing: bool
+    seconds: float
+    ending: Ending
+    message: str = Field("", description="why it ended, where it did not end well")
+    log: str
+
+
 class Trained(Record):
     """What training left behind. `weights` is the file as the trainer wrote it."""
 
@@ -139,6 +251,13 @@ class Trained(Record):
     base_random: bool = Field(
         description="the base model is made of random numbers: nothing here says anything of quality"
     )
+    validation: tuple[ValidationPoint, ...] = ()
+    samples: tuple[TrainSample, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    best_epoch: int | None = Field(
+        None, description="whose weights these are, where validation chose; None is the last"
+    )
+    stopped_early: str = Field("", description="why training ended before its planned length; else empty")
 
 
 class Adapter(Record):

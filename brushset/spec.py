@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from brushset.mediums import STYLE_WORDS
+
 STYLE_NAME = r"^[a-z0-9][a-z0-9_-]{0,47}$"
 DEFAULT_BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
@@ -47,7 +49,9 @@ class DatasetSection(Section):
     max_upscale: float = Field(
         2.0, ge=1, le=8, description="an image that must be enlarged more is unusable: the detail would be invented"
     )
-    upscaler: str = Field("lanczos", description="or the path of a super-resolution model that spandrel can load")
+    upscaler: str = Field(
+        "lanczos", description="or the path of a super-resolution model (.safetensors) that spandrel knows"
+    )
     max_upscale_model: float = Field(4.0, ge=1, le=16, description="the limit where upscaler is a model")
     max_megapixels: float = Field(64.0, gt=0, le=89, description="larger images are refused before they are decoded")
     background: str = Field(
@@ -61,6 +65,34 @@ class DatasetSection(Section):
     )
     near_duplicate_distance: int = Field(
         6, ge=0, le=16, description="images whose 64-bit perceptual hashes differ in at most so many bits are grouped"
+    )
+    max_duplicate_share: Share = Field(
+        0.1, description="a set of which more are near-duplicates of another is told so: what repeats is learned first"
+    )
+    max_unusable_share: Share = Field(
+        0.5, description="a set of which more cannot be used stops the run: it is not the set that was meant"
+    )
+    max_cut_share: Share = Field(
+        0.25, description="an image of which its bucket cuts off more is named: a third of the subject may be lost"
+    )
+    max_frame_share: Share = Field(
+        0.2, description="an image of which a frame or letterbox takes more is named: bars are learned as style"
+    )
+    min_sharpness: float = Field(
+        50.0,
+        ge=0,
+        description="variance of the Laplacian at an area of 256²; less is blurry: scans, paintings and photographs have "
+        "84 to 14,000, blurred by 5 pixels of 512 at most 34",
+    )
+    min_contrast: float = Field(
+        0.15, ge=0, le=1, description="between the darkest and lightest hundredth of the pixels; less is washed out"
+    )
+    min_mean_luma: float = Field(0.06, ge=0, le=1, description="darker images are named: the style cannot be seen")
+    min_jpeg_quality: int = Field(
+        50, ge=1, le=100, description="worse JPEGs are named where they are not scaled down: blocks are learned"
+    )
+    outlier_deviations: float = Field(
+        5.0, gt=0, description="robust standard deviations (of the median) at which an image differs from its set"
     )
     accept: Names = Field(
         (), description="findings of the audit, by code, that shall not make an image or set unusable"
@@ -86,10 +118,16 @@ class CaptionSection(Section):
     tagger: str = Field("SmilingWolf/wd-vit-tagger-v3", description="wd14's ONNX weights: HF id or folder")
     tag_threshold: float = Field(0.35, gt=0, lt=1, description="least probability of a general tag")
     character_threshold: float = Field(0.85, gt=0, lt=1, description="least probability of a character's name")
-    style_words: tuple[str, ...] = Field(
-        (),
-        description="stripped from captions, whole words: a style that is described is not bound to the trigger",
+    style_words: Names = Field(
+        STYLE_WORDS,
+        description="stripped from machine captions, whole: a style that is described is not bound to the trigger",
     )
+    more_style_words: Names = Field((), description="of this style, besides those: what its look is called")
+
+    @property
+    def all_style_words(self) -> tuple[str, ...]:
+        """Both lists, each word once."""
+        return tuple(dict.fromkeys((*self.style_words, *self.more_style_words)))
 
 
 class TrainSection(Section):
@@ -103,6 +141,9 @@ class TrainSection(Section):
     text_encoder_lr: Rate = 5e-5
     batch_size: int = Field(4, ge=1)
     gradient_accumulation_steps: int = Field(1, ge=1)
+    processes: int = Field(
+        1, ge=1, le=64, description="GPUs that one training is spread over, each with its own batch; see --gpus"
+    )
     epochs: int = Field(20, ge=1)
     max_steps: int | None = Field(
         None, ge=1, description="ends training at this optimizer step; epochs are then not used"
@@ -118,7 +159,9 @@ class TrainSection(Section):
         0.05, description='share of the steps in which the rates rise from 0; "constant" has none'
     )
     optimizer: Literal["AdamW", "AdamW8bit", "Prodigy", "Lion"] = "AdamW"
-    optimizer_args: tuple[str, ...] = Field((), description="key=value, as sd-scripts takes them")
+    optimizer_args: tuple[str, ...] = Field(
+        (), description="key=value, as sd-scripts takes them; AdamW gets fused=True where nothing speaks against it"
+    )
     max_grad_norm: float = Field(1.0, ge=0, description="0 does not clip")
     mixed_precision: Literal["no", "fp16", "bf16"] = "bf16"
     save_precision: Literal["float", "fp16", "bf16"] = "bf16"
@@ -243,6 +286,8 @@ def _impossible(spec: StyleSpec) -> list[str]:
     ]
     if size % 8:
         found.append(f"[dataset] resolution = {size} is not a multiple of 8, which a latent needs")
+    if train.bucket_no_upscale and spec.dataset.upscaler != "lanczos":
+        found.append("[dataset] upscaler has nothing to do with [train] bucket_no_upscale = true; set one of them only")
     if train.shuffle_caption and train.keep_tokens == 0:
         found.append("[train] shuffle_caption = true with keep_tokens = 0 moves the trigger; set keep_tokens = 1")
     if train.optimizer == "Prodigy" and train.unet_lr < 0.1:

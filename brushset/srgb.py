@@ -7,53 +7,88 @@ What would be a wild guess (the white of floating-point pixels) is refused.
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass, field
 
 from PIL import Image, ImageCms, ImageOps
+
+from brushset.files import one_line
 
 _ORIENTATION_TAG = 0x0112
 _SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I"})
 
 
-def to_srgb(image: Image.Image, background: str) -> tuple[Image.Image, str]:
+class NoDefinedWhite(ValueError):
+    """Sound pixels of which nobody can say how light they are."""
+
+
+@dataclass(frozen=True)
+class SrgbImage:
+    """`rgb` is mode RGB; `conversions` says what was done to its pixels, `guesses` what had to be assumed."""
+
+    rgb: Image.Image
+    conversions: tuple[str, ...]
+    guesses: tuple[str, ...]
+
+
+def to_srgb(image: Image.Image, background: str) -> SrgbImage:
     """The first frame as RGB: EXIF rotation applied, 16 bits scaled to 8, colours brought to sRGB by the embedded
-    profile, transparency laid over `background` (such as "#ffffff"); and what had to be guessed, "" where nothing.
+    profile, transparency laid over `background` (such as "#ffffff").
 
     Raises:
-        ValueError: floating-point or 32-bit pixels; and whatever Pillow raises on a damaged file.
+        NoDefinedWhite: floating-point or 32-bit pixels; and whatever Pillow raises on a damaged file.
     """
-    upright, note = _upright(image)
-    colour, colour_note = _colour(upright)
+    said = _Said()
+    upright = _upright(image, said)
+    colour = _colour(upright, said)
+    alpha = _alpha(upright)
+    if alpha is not None:
+        said.conversions.append(f"transparent: laid over {background}")
     # A new image, so that no metadata comes along.
     result = Image.new("RGB", colour.size, background)
-    result.paste(colour, mask=_alpha(upright))
-    return result, "; ".join(text for text in (note, colour_note) if text)
+    result.paste(colour, mask=alpha)
+    return SrgbImage(result, tuple(said.conversions), tuple(said.guesses))
 
 
-def _upright(image: Image.Image) -> tuple[Image.Image, str]:
+@dataclass
+class _Said:
+    """What there is to say of one image, as it comes up."""
+
+    conversions: list[str] = field(default_factory=list)
+    guesses: list[str] = field(default_factory=list)
+
+
+def _upright(image: Image.Image, said: _Said) -> Image.Image:
     try:
-        turned = image.getexif().get(_ORIENTATION_TAG, 1) != 1
-        return (ImageOps.exif_transpose(image) if turned else image), ""
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+        turned = ImageOps.exif_transpose(image) if orientation != 1 else image
     except Exception:  # noqa: BLE001 - broken EXIF raises anything; the pixels are sound, so they are kept as they lie
-        return image, "EXIF is broken: orientation unknown, taken as it lies"
+        said.guesses.append("EXIF is broken: orientation unknown, taken as it lies")
+        return image
+    if orientation in range(2, 9):
+        said.conversions.append("turned upright, as its EXIF orientation says")
+    return turned
 
 
-def _colour(image: Image.Image) -> tuple[Image.Image, str]:
-    """Colour without alpha, as mode RGB in sRGB, and what was guessed."""
+def _colour(image: Image.Image, said: _Said) -> Image.Image:
+    """Colour without alpha, as mode RGB in sRGB."""
     if image.mode in _SIXTEEN_BIT_MODES:
         image = _scaled_to_8_bit(image)
     elif image.mode == "F":
-        raise ValueError("floating-point pixels have no defined white")
+        raise NoDefinedWhite("floating-point pixels have no defined white")
     icc = image.info.get("icc_profile")
     flat = _without_palette(image)
     if icc:
         try:
-            return _from_profile(flat, bytes(icc)), ""
+            return _from_profile(flat, bytes(icc), said)
         except (ImageCms.PyCMSError, OSError, ValueError) as error:
-            return flat.convert("RGB"), f"colour profile not usable ({error}): taken as sRGB"
+            said.guesses.append(one_line(f"colour profile not usable ({error}): taken as sRGB"))
+            return flat.convert("RGB")
     if flat.mode == "LAB":
-        return _transformed(flat, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))), ""
-    note = "CMYK without a colour profile: colours are approximate" if flat.mode == "CMYK" else ""
-    return flat.convert("RGB"), note
+        said.conversions.append("converted from Lab")
+        return _transformed(flat, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
+    if flat.mode == "CMYK":
+        said.guesses.append("CMYK without a colour profile: colours are approximate")
+    return flat.convert("RGB")
 
 
 def _without_palette(image: Image.Image) -> Image.Image:
@@ -63,16 +98,19 @@ def _without_palette(image: Image.Image) -> Image.Image:
     return image.convert("RGBA").convert("RGB") if image.mode in {"P", "PA"} else image.convert("RGB")
 
 
-def _from_profile(image: Image.Image, icc: bytes) -> Image.Image:
+def _from_profile(image: Image.Image, icc: bytes, said: _Said) -> Image.Image:
     profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
     space = profile.profile.xcolor_space.strip()
+    name = one_line(ImageCms.getProfileDescription(profile).strip()) or space
     if space == "RGB" and image.mode in {"RGB", "L"}:
-        if ImageCms.getProfileDescription(profile).startswith("sRGB"):
+        if name.startswith("sRGB"):
             return image.convert("RGB")
-        return _transformed(image.convert("RGB"), profile)
-    if {"GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}.get(space) == image.mode:
-        return _transformed(image, profile)
-    raise ValueError(f"it is for {space}, the image is {image.mode}")
+        image = image.convert("RGB")
+    elif {"GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}.get(space) != image.mode:
+        raise ValueError(f"it is for {space}, the image is {image.mode}")
+    result = _transformed(image, profile)
+    said.conversions.append(f"colours converted from {name}")
+    return result
 
 
 def _transformed(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
@@ -87,7 +125,7 @@ def _scaled_to_8_bit(image: Image.Image) -> Image.Image:
 
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 0xFFFF:
-        raise ValueError("32-bit pixels have no defined white")
+        raise NoDefinedWhite("32-bit pixels have no defined white")
     grey = Image.fromarray(((values.astype(np.uint32) * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8))
     if icc := image.info.get("icc_profile"):
         grey.info["icc_profile"] = icc

@@ -5,7 +5,8 @@
 Source: Heusel et al. 2017 (arXiv 1706.08500), by torchmetrics (Apache-2.0) on Inception's 2048 features, in float64.
 Lower is better. It is biased upwards at small n: the same Gaussian against itself gives 0.86 · Tr(Σ) at n = 100 and
 0.17 · Tr(Σ) at n = 2000, so its floor (the references, half against half) stands beside it and nothing is gated on
-it. Least sensible n: 2,000. Differences of content count like differences of style.
+it. Least sensible n: 2,000; the references are the images trained on, since the held-out ones are far too few for it.
+Differences of content count like differences of style.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def measure_fid(grid: GridImages, inception: InceptionFeatures) -> Measurement:
     if min(len(grid.images), len(grid.references)) < 2:
         raise NotMeasured(f"{len(grid.images)} images against {len(grid.references)} references; FID wants 2 of each")
     value = frechet_distance(inception.features(grid.references), inception.features(grid.images))
-    note = f"{len(grid.references)} references"
+    note = f"{len(grid.references)} references, trained on"
     if min(len(grid.images), len(grid.references)) < LEAST_N:
         note += f"; biased upwards below n = {LEAST_N}: compare only cells of the same n"
     return Measurement(value, len(grid.images), note)

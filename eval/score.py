@@ -12,7 +12,7 @@ from eval import METRICS
 from eval.features import MADE_UP, load_clip, load_inception
 from eval.metric import Extractor, NotMeasured
 
-FLOOR_CELL = "references, half against half"
+FLOOR_CELL = "references against one another"
 
 
 def load_extractors(spec: StyleSpec) -> dict[str, Extractor]:

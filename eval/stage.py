@@ -17,12 +17,14 @@ from brushset.errors import InputError, VerificationFailed
 from brushset.files import write_json
 from brushset.generator import MultiLoRAGenerator
 from brushset.pipeline import Stage, StageContext
+from brushset.prepare.holdout import verify_holdout
 from brushset.protocols import GridImages
-from brushset.records import Cell, EvalReport, Prepared, Trained
+from brushset.records import Cell, EvalReport, Prepared, PreparedImage, Trained
 from eval.metric import Extractor
 from eval.partners import Partner, find_partners, partner_digests
 from eval.sample import Generator, PlannedCell, draw_grid, grid_places, plan_cells, sample_grid, unique_seeds
 from eval.score import FLOOR_CELL, load_extractors, score_grids
+from eval.style_similarity import LEAST_HELD_OUT
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,6 +37,7 @@ MEANINGLESS = (
 def evaluate(context: StageContext) -> EvalReport:
     """Samples, scores, writes eval/{images/, grid.png, scores.json}."""
     spec, folder = context.spec, context.workdir
+    verify_holdout(context.get(Prepared), context.run.images)
     partners = find_partners(spec, context.run)
     cells = _sample(context, plan_cells(spec, partners.chosen), partners.chosen)
     draw_grid(cells, spec.evaluate, folder).save(folder / "grid.png", optimize=True)
@@ -91,24 +94,27 @@ def _load_generator(context: StageContext, partners: Sequence[Partner]) -> Gener
 
 def _grids(context: StageContext, cells: Sequence[Cell]) -> Iterator[tuple[str, GridImages]]:
     """What each cell is scored on, read when its turn comes; last, the references against themselves."""
-    settings = context.spec.evaluate
-    references = _references(context)
-    prompts = [place.prompt for place in grid_places(settings)]
+    prepared = context.get(Prepared)
+    if not prepared.images:
+        raise InputError(f"{context.run.images}: no prepared image to hold the adapter's images against")
+    references, held_out = _references(context, prepared.images), _references(context, prepared.heldout)
+    prompts = [place.prompt for place in grid_places(context.spec.evaluate)]
     for cell in cells:
-        yield cell.name, GridImages([_open(context.workdir / path) for path in cell.images], prompts, references)
-    yield FLOOR_CELL, GridImages(references[0::2], [], references[1::2])
+        images = [_open(context.workdir / path) for path in cell.images]
+        yield cell.name, GridImages(images, prompts, references, held_out)
+    yield FLOOR_CELL, GridImages(references[0::2], [], references[1::2], held_out)
 
 
-def _references(context: StageContext) -> list[Image]:
+def _references(context: StageContext, chosen: Sequence[PreparedImage]) -> list[Image]:
     """Prepared images as the metrics see them: cropped and resized, by one code, to what the generator makes."""
     from PIL import Image, ImageOps
 
     settings = context.spec.evaluate
     size = (settings.width, settings.height)
-    chosen = context.get(Prepared).images[: settings.references]
-    if not chosen:
-        raise InputError(f"{context.run.images}: no prepared image to hold the adapter's images against")
-    return [ImageOps.fit(_open(context.run.images / image.name), size, Image.Resampling.BICUBIC) for image in chosen]
+    return [
+        ImageOps.fit(_open(context.run.images / image.name), size, Image.Resampling.BICUBIC)
+        for image in chosen[: settings.references]
+    ]
 
 
 def _open(path: Path) -> Image:
@@ -124,12 +130,22 @@ def _in_run(cell: Cell) -> Cell:
 
 def _notes(context: StageContext, extractors: Iterable[Extractor]) -> list[str]:
     spec = context.spec
-    notes = ["References are the images trained on: a copy of one scores best of all."]
+    notes = [_references_note(context.get(Prepared))]
     if spec.smoke:
         notes.append("This is a smoke run: training was a few steps, and the encoders are made up.")
     if context.get(Trained).base_random:
         notes.append(f'The base model "{spec.base.model}" is made of random numbers: its images are noise.')
     return notes + [f"{extractor.id}: {extractor.note}." for extractor in extractors if extractor.note]
+
+
+def _references_note(prepared: Prepared) -> str:
+    held = len(prepared.heldout)
+    if held < LEAST_HELD_OUT:
+        return f"References are the images trained on ({held} are held out): a copy of one scores best of all."
+    return (
+        f"Style similarity is held against {held} held-out images, never trained on; FID, which wants many, against "
+        "images trained on: there a copy of one scores best of all."
+    )
 
 
 def _flat_note(cells: Sequence[Cell], folder: Path) -> list[str]:

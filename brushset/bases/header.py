@@ -84,16 +84,28 @@ def _no_safetensors(path: Path, start: bytes, size: int) -> UsageError:
 
 def _parse(path: Path, text: bytes, *, data_bytes: int) -> Header:
     try:
-        content: Any = json.loads(text)
+        content: Any = json.loads(text, object_pairs_hook=_once_each)
         metadata = _strings(content.pop("__metadata__", {}))
         tensors = {name: _entry(name, item) for name, item in content.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{path}: its safetensors header is broken: {error}") from error
-    last = max((entry.end for entry in tensors.values()), default=0)
-    covered = sum(entry.end - entry.start for entry in tensors.values())
-    if not last == covered == data_bytes:
+    last = 0
+    for name, entry in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+        if entry.start != last:
+            raise UsageError(f"{path}: its safetensors header is broken: {name} starts at {entry.start}, not at {last}")
+        last = entry.end
+    if last != data_bytes:
         raise UsageError(f"{path}: {data_bytes} bytes of tensors where its header says {last}: cut short or damaged")
     return Header(tensors, metadata, 8 + len(text))
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a name that stands twice JSON would keep the last, and another reader the first."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} stands twice")
+    return found
 
 
 def _strings(metadata: Any) -> dict[str, str]:

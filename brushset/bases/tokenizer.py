@@ -11,6 +11,7 @@ import gzip
 import importlib.util
 import json
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from brushset.bases.keep import make_once
@@ -62,6 +63,22 @@ def clip_tokenizer_folder() -> Path:
     """Our CLIP tokenizer in the cache, made on first use."""
     final = cache_dir() / "tokenizers" / "clip-1"
     return make_once(final, lambda folder: write_tokenizer(folder / _KOHYA_NAME)) / _KOHYA_NAME
+
+
+def load_clip_tokenizer() -> tuple[Callable[[str], list[int]], Callable[[Sequence[int]], str]]:
+    """CLIP's tokenizer as two functions: text → tokens without begin and end marks, and tokens → text.
+
+    Of the same class that sd-scripts loads, from our own folder: all SD 1.5 bases share CLIP's vocabulary.
+    """
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(clip_tokenizer_folder())
+
+    def encode(text: str) -> list[int]:
+        # verbose tells, on stderr, of every text that is longer than the model takes
+        return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+
+    return encode, lambda tokens: str(tokenizer.decode(list(tokens)))
 
 
 def byte_symbols() -> list[str]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
-from brushset.protocols import Emit
+from brushset.protocols import Describe, Emit
 from brushset.spec import CaptionSection
 
 
@@ -13,10 +10,15 @@ class TriggerOnlyCaptioner:
     """Says nothing about any image."""
 
     name = "trigger-only"
+    settings = ""
 
-    def __init__(self, section: CaptionSection) -> None:  # noqa: ARG002 - the table's signature
-        self.settings = ""
+    def __init__(self, section: CaptionSection) -> None:
+        self.batch_size = section.batch_size
 
-    def describe(self, images: Sequence[Path], emit: Emit) -> list[str]:  # noqa: ARG002 - the protocol's
+    def weights(self) -> str:
+        """None."""
+        return ""
+
+    def load(self, emit: Emit) -> Describe:  # noqa: ARG002 - the protocol's
         """An empty string an image."""
-        return ["" for _ in images]
+        return lambda subjects: ["" for _ in subjects]

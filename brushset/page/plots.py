@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from brushset.records import LossPoint
+from brushset.records import LossPoint, ValidationPoint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 # Placeholder → variable of the page. Blue and orange stay apart for colour-blind readers, and differ in lightness.
 _INK, _FAINT, _LOSS, _RATE = "#010101", "#020202", "#030303", "#040404"
 _VARIABLES = {_INK: "var(--muted)", _FAINT: "var(--rule)", _LOSS: "var(--blue)", _RATE: "var(--orange)"}
+_HELD_OUT = _RATE
 _MARKED_BELOW = 40
 
 
-def plot_loss(points: Sequence[LossPoint]) -> Markup:
-    """Loss over optimizer steps, each point thin and their running mean bold; below it the learning rate where known.
+def plot_loss(points: Sequence[LossPoint], validation: Sequence[ValidationPoint] = ()) -> Markup:
+    """Loss over optimizer steps, each point thin and their running mean bold; on it the loss on the held-out images, as
+    squares; below it the learning rate where known.
 
     Empty where there are fewer than two points.
     """
@@ -47,6 +49,9 @@ def plot_loss(points: Sequence[LossPoint]) -> Markup:
         axes[0].plot(steps, losses, color=_LOSS, linewidth=0.8, alpha=0.45, marker=marker, markersize=4)
         if len(points) >= _MARKED_BELOW:
             axes[0].plot(steps, running_mean(losses), color=_LOSS, linewidth=2.2)
+        if validation:
+            at, held_out = [point.step for point in validation], [point.loss for point in validation]
+            axes[0].plot(at, held_out, color=_HELD_OUT, linewidth=1.6, linestyle="--", marker="s", markersize=5)
         axes[0].set_ylabel("loss")
         if panels == 2:
             axes[1].plot(*zip(*rates, strict=True), color=_RATE, linewidth=2, marker=marker, markersize=4)

@@ -1,4 +1,5 @@
-"""convert: the trained file once more in the form that diffusers loads, proven equal module by module.
+"""convert: the trained file once more in the form that diffusers loads, proven equal module by module and in what the
+models say with either form; the figures stand in adapter/convert.json.
 
 The Kohya file stays what is shipped; this form is for Python users and for our own evaluation.
 """
@@ -13,16 +14,20 @@ def convert_trained(context: StageContext) -> Adapter:
     """Writes the PEFT form of the trained weights into the work folder.
 
     Raises:
-        VerificationFailed: leftover keys, or a ΔW that differs.
+        VerificationFailed: leftover keys, or a form that is not equal.
     """
-    from brushset.lora.convert import convert_to_diffusers
+    from brushset.lora.adapter import WEIGHT_NAME, read_adapter
+    from brushset.lora.convert import convert_adapter
 
-    trained = context.get(Trained)
-    conversion = convert_to_diffusers(context.run.root / trained.weights, context.workdir)
-    context.emit(
-        "note", text=f"{conversion.modules} modules equal to {conversion.max_relative_error:.1g} in diffusers' form"
+    source = read_adapter(context.run.root / context.get(Trained).weights)
+    conversion = convert_adapter(source, "diffusers", context.workdir / WEIGHT_NAME)
+    assert conversion.deltas is not None
+    context.emit("note", text=conversion.told())
+    return Adapter(
+        path=STAGE.output,
+        modules=conversion.deltas.modules,
+        max_relative_error=conversion.deltas.max_relative_error,
     )
-    return Adapter(path=STAGE.output, modules=conversion.modules, max_relative_error=conversion.max_relative_error)
 
 
 STAGE: Stage[Adapter] = Stage(name="convert", record=Adapter, run=convert_trained, needs=("train",), output="adapter")

@@ -1,76 +1,67 @@
-"""Turns the user's images into what the trainer shall see: files of ours, of one kind, named by what is in them.
+"""Turns the user's images into what the trainer shall see: files of ours, of one kind, at the size of their buckets.
 
-A name is the first 16 hex digits of the SHA-256 of the source's bytes: a.jpg and a.png no longer share a caption or a
-latent cache, byte-equal copies fall together, and quotes or newlines in a name go no further. Images are upscaled to
-the training size and never scaled down: the trainer does that per bucket, once. Originals are only read.
+From `holdout_from` images up some are held out: written beside the others, in a folder that no trainer looks into, and
+sealed by the hashes of their sources. Originals are only read.
 """
 
 from __future__ import annotations
 
-import io
 import shutil
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
-from brushset.errors import InputError
-from brushset.files import read_json, sha256_file, shown, write_atomic
-from brushset.images import CAPTION_SUFFIX, open_as_rgb, run_threads
-from brushset.paths import PROJECT
+from brushset.audit.result import read_audited_images
+from brushset.buckets import BUCKET_KEYS, BucketRules
+from brushset.images import CAPTION_SUFFIX, run_threads
+from brushset.paths import PROJECT, RunPaths
 from brushset.pipeline import Stage, StageContext
+from brushset.prepare.holdout import choose_heldout, seal_of
+from brushset.prepare.image import Enlarge, Recipe, enlarge_by_lanczos, prepare_image
+from brushset.prepare.upscale import load_upscaler, upscaler_digest, upscaler_path
+from brushset.protocols import Emit
 from brushset.records import AuditedImage, Prepared, PreparedImage
-from brushset.spec import DatasetSection
-from brushset.stages.audit import IMAGES_JSON
-
-_NAME_DIGITS = 16
-_JPEG_QUALITY = 95
-# zlib's run-length strategy: 5.6 times as fast as Pillow's default on scanned watercolors, for files as small.
-_PNG_STRATEGY = 3
-
-
-def prepare_image(folder: Path, dataset: DatasetSection, target: Path, image: AuditedImage) -> PreparedImage:
-    """Writes one audited image of `folder` into the folder `target`.
-
-    Raises:
-        InputError: the file is no longer the one that was audited.
-    """
-    source = folder / image.path
-    if sha256_file(source) != image.sha256:
-        raise InputError(f"{shown(source)}: changed while the run was at work; fix: start the command again")
-    rgb = open_as_rgb(source, dataset.background, dataset.max_megapixels)
-    factor = max(1.0, dataset.resolution / min(rgb.size))
-    if factor > 1:
-        width, height = (round(side * factor) for side in rgb.size)
-        rgb = rgb.resize((width, height), Image.Resampling.LANCZOS)
-    name = image.sha256[:_NAME_DIGITS] + (".png" if dataset.format == "png" else ".jpg")
-    write_atomic(target / name, _encoded(rgb, dataset.format))
-    return PreparedImage(
-        name=name, source=image.path, source_sha256=image.sha256, width_px=rgb.width, height_px=rgb.height,
-        upscaled_by=round(factor, 4),
-    )  # fmt: skip
-
-
-def _encoded(rgb: Image.Image, kind: str) -> bytes:
-    content = io.BytesIO()
-    if kind == "png":
-        rgb.save(content, "PNG", compress_type=_PNG_STRATEGY)
-    else:
-        rgb.save(content, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
-    return content.getvalue()
+from brushset.spec import DatasetSection, StyleSpec
 
 
 def _run(context: StageContext) -> Prepared:
     dataset = context.spec.dataset
-    audited = [AuditedImage.model_validate(item) for item in read_json(context.run.audit / IMAGES_JSON)]
-    chosen, skipped = _choose(audited)
-    work = partial(prepare_image, context.spec.images_dir(PROJECT), dataset, context.workdir)
-    prepared = run_threads(work, chosen, context.emit, "images prepared")
-    _carry_captions(context.run.images, context.workdir, {image.source_sha256[:_NAME_DIGITS] for image in prepared})
-    return Prepared(images=tuple(sorted(prepared, key=lambda image: image.name)), skipped=skipped)
+    chosen, skipped = _choose(read_audited_images(context.run.audit))
+    heldout = choose_heldout(chosen, dataset)
+    recipe = Recipe(
+        folder=context.spec.images_dir(PROJECT),
+        target=context.workdir,
+        dataset=dataset,
+        rules=BucketRules.of(context.spec),
+        enlarge=_choose_enlarge(dataset, chosen, context.emit),
+    )
+
+    def work(image: AuditedImage) -> PreparedImage:
+        return prepare_image(recipe, image, held_out=image.sha256 in heldout)
+
+    made = sorted(run_threads(work, chosen, context.emit, "images prepared"), key=lambda image: image.name)
+    _carry_captions(context.run, context.workdir, made)
+    held = tuple(image for image in made if image.source_sha256 in heldout)
+    trained = tuple(image for image in made if image.source_sha256 not in heldout)
+    prepared = Prepared(images=trained, heldout=held, seal=seal_of(held), skipped=skipped)
+    context.emit("note", text=describe(prepared, dataset))
+    return prepared
 
 
-def _choose(audited: list[AuditedImage]) -> tuple[list[AuditedImage], dict[str, str]]:
+def describe(prepared: Prepared, dataset: DatasetSection) -> str:
+    """What became of the images, one line."""
+    parts = [f"{len(prepared.images)} images to train on"]
+    if prepared.heldout:
+        parts.append(f"{len(prepared.heldout)} held out for evaluation")
+    factors = [image.upscaled_by for image in (*prepared.images, *prepared.heldout) if image.upscaled_by > 1]
+    if factors:
+        by = "Lanczos" if dataset.upscaler == "lanczos" else Path(dataset.upscaler).stem
+        parts.append(f"{len(factors)} enlarged by {by}, {max(factors):.2f} times at most")
+    if prepared.skipped:
+        parts.append(f"{len(prepared.skipped)} left out")
+    return ", ".join(parts)
+
+
+def _choose(audited: Sequence[AuditedImage]) -> tuple[list[AuditedImage], dict[str, str]]:
     """The images to prepare, each content once, and the others with the reason."""
     first: dict[str, AuditedImage] = {}
     skipped = {}
@@ -84,14 +75,29 @@ def _choose(audited: list[AuditedImage]) -> tuple[list[AuditedImage], dict[str, 
     return list(first.values()), skipped
 
 
-def _carry_captions(old: Path, new: Path, stems: set[str]) -> None:
-    """Captions of images that stay come along: the user may have edited them."""
-    for text in sorted(old.glob(f"*{CAPTION_SUFFIX}")):
-        if text.stem in stems:
-            shutil.copy2(text, new / text.name)
+def _choose_enlarge(dataset: DatasetSection, images: Sequence[AuditedImage], emit: Emit) -> Enlarge:
+    """The style's upscaler; a model is loaded only where there is an image for it."""
+    path = upscaler_path(dataset, PROJECT)
+    if path is None or all(image.enlarged_by <= 1 for image in images):
+        return enlarge_by_lanczos
+    upscaler = load_upscaler(path, emit)
+    emit("note", text=f"small images are enlarged by {upscaler.name} on {upscaler.device}")
+    return upscaler
+
+
+def _carry_captions(run: RunPaths, target: Path, images: Sequence[PreparedImage]) -> None:
+    """Captions of images that stay come along, held out or no longer: the user may have edited them."""
+    places = {Path(image.name).stem: target / Path(image.name).with_suffix(CAPTION_SUFFIX) for image in images}
+    for text in sorted([*run.images.glob(f"*{CAPTION_SUFFIX}"), *run.heldout.glob(f"*{CAPTION_SUFFIX}")]):
+        if text.stem in places:
+            shutil.copy2(text, places[text.stem])
+
+
+def _outside(spec: StyleSpec, _run: RunPaths) -> object:
+    return {"upscaler": upscaler_digest(upscaler_path(spec.dataset, PROJECT))}
 
 
 STAGE = Stage(
-    name="preprocess", record=Prepared, run=_run, reads=("dataset",), needs=("audit",), output="images",
-    passes_on=CAPTION_SUFFIX,
+    name="preprocess", record=Prepared, run=_run, reads=("dataset", *BUCKET_KEYS), needs=("audit",), output="images",
+    outside=_outside, passes_on=CAPTION_SUFFIX, version=2,
 )  # fmt: skip

@@ -7,17 +7,17 @@ users wrote (captions, file names, prompts) is escaped by the template engine.
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
-from brushset import page
 from brushset.files import write_atomic
 from brushset.load import spec_text
 from brushset.manifest import read_manifest
+from brushset.page.captions import captions_part
 from brushset.page.plots import plot_loss
 from brushset.page.tables import grid_rows, sample_images, score_table, stage_times
+from brushset.page.template import render_page
+from brushset.page.training import training_samples
 from brushset.page.verdict import Verdict, judge
 from brushset.pipeline import Stage, StageContext, load_record
 from brushset.records import (
@@ -33,38 +33,8 @@ from brushset.records import (
 )
 from brushset.spec import StyleSpec
 
-TEMPLATE = Path(page.__file__).with_name("report.html.j2")
+TEMPLATE = "report.html.j2"
 NEEDS = ("audit", "preprocess", "caption", "configure", "train", "convert", "evaluate", "export")
-
-
-def render_report(page: dict[str, Any]) -> str:
-    """The page's HTML from what the template names; a name that is missing raises."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["duration"] = duration
-    environment.filters["shell"] = shlex.join
-    environment.filters["fixed"] = lambda value, decimals: f"{value:.{decimals}f}"
-    environment.filters["signed"] = lambda value, decimals: f"{value:+.{decimals}f}".replace("-", "−")
-    return environment.get_template(TEMPLATE.name).render(page)
-
-
-def duration(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 05 min`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def gather_page(context: StageContext, verdict: Verdict) -> dict[str, Any]:
@@ -78,6 +48,7 @@ def gather_page(context: StageContext, verdict: Verdict) -> dict[str, Any]:
         "run": context.run,
         "verdict": verdict,
         "audit": context.get(Audit),
+        "audit_findings": [item for item in context.get(Audit).findings if item.accepted or item.severity != "note"],
         "prepared": context.get(Prepared),
         "config": context.get(EngineConfig),
         "trained": trained,
@@ -85,10 +56,12 @@ def gather_page(context: StageContext, verdict: Verdict) -> dict[str, Any]:
         "evaluation": evaluation,
         "exports": context.get(Exports),
         "caption_sources": Counter(caption.source for caption in captions.captions).most_common(),
+        "captions": captions_part(captions, context.get(Prepared)),
         "samples": sample_images(context.get(Prepared), captions, context.run.images),
         "grid": grid_rows(evaluation, root),
         "scores": score_table(evaluation),
-        "loss_svg": plot_loss(trained.losses),
+        "loss_svg": plot_loss(trained.losses, trained.validation),
+        "made": training_samples(trained, root),
         "times": stage_times({name: load_record(context.run, name) for name in NEEDS}),
         "weights_bytes": weights.stat().st_size if weights.is_file() else 0,
         "manifest": manifest,
@@ -98,7 +71,7 @@ def gather_page(context: StageContext, verdict: Verdict) -> dict[str, Any]:
 
 def _run(context: StageContext) -> Report:
     verdict = judge(context.spec, context.get(Trained), context.get(EvalReport))
-    write_atomic(context.workdir / context.run.report.name, render_report(gather_page(context, verdict)))
+    write_atomic(context.workdir / context.run.report.name, render_page(TEMPLATE, gather_page(context, verdict)))
     return Report(path=context.run.report.name, verdict=verdict.headline)
 
 

@@ -1,7 +1,8 @@
 """Trains with the chosen engine, and believes nothing: what is published has been opened and checked.
 
-Each attempt writes into its own folder, so what a stray trainer of an earlier attempt still writes hurts nobody, and
-only a verified attempt becomes weights/. A trainer that a killed process left behind is stopped first.
+What an engine keeps between interruptions lies in attempts/, under this stage's digest: the same command goes on from
+there, another training never does, and `--force train` begins anew. It is removed once the record of this stage stands
+(brushset.session). A trainer that a killed process left behind is stopped first.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from brushset.bases.tokenizer import tokenizer_dir
 from brushset.engines import make_engine
 from brushset.errors import EnvironmentProblem, VerificationFailed
 from brushset.files import sha256_file
+from brushset.kohya.attempts.patience import choose_epoch
+from brushset.kohya.plan import Plan, plan_asked, plan_with
 from brushset.log import silent
 from brushset.lora.verify import verify_lora
 from brushset.paths import RunPaths
@@ -26,21 +29,29 @@ from brushset.records import BaseFile, EngineConfig, Trained
 from brushset.spec import StyleSpec, TrainSection
 
 _FILE_BYTES_PER_RANK = 600_000  # 264 modules at 2 bytes a number; 37.9 MB at rank 32 were measured
+_STATE_BYTES_PER_RANK = 7_200_000  # weights and Adam's two moments in float32; 227 MB at rank 32 were measured
+_STATES = 3  # two are kept while the third is written
 _SPARE_BYTES = 200 << 20
+_DIGEST_CHARS = 12
 
 
-def expected_checkpoints(name: str, epochs: int, save_every_n_epochs: int) -> set[str]:
-    """Files of earlier epochs that both engines leave: never the last epoch's, which is the final file."""
-    return {f"{name}-{epoch:06d}.safetensors" for epoch in range(save_every_n_epochs, epochs, save_every_n_epochs)}
+def expected_checkpoints(name: str, epochs: int, save_every_n_epochs: int, best_epoch: int | None = None) -> set[str]:
+    """Files of earlier epochs that an engine leaves: never the last epoch's, which is the final file, unless validation
+    chose another epoch for that.
+    """
+    kept = set(range(save_every_n_epochs, epochs, save_every_n_epochs))
+    if best_epoch not in (None, epochs):
+        kept.add(epochs)
+    return {f"{name}-{epoch:06d}.safetensors" for epoch in kept}
 
 
-def verify_trained(job: TrainJob, trained: Trained, config: EngineConfig) -> None:
+def verify_trained(job: TrainJob, trained: Trained) -> None:
     """Opens what an engine left in `job.output_dir` and holds it against what was asked for.
 
     Raises:
         VerificationFailed: everything that is wrong, a line each.
     """
-    findings = _count_findings(job.spec, trained, config)
+    findings = _count_findings(job, trained)
     kept = {checkpoint.path: checkpoint.sha256 for checkpoint in trained.checkpoints}
     for name, sha256 in {trained.weights: trained.weights_sha256, **kept}.items():
         findings += _file_findings(job, job.output_dir / name, sha256)
@@ -55,6 +66,9 @@ def _run(context: StageContext) -> Trained:
         emit("warning", text=f"stopped a trainer that an earlier, killed run left behind: process {stopped[0]}")
     _require_disk(run.root, spec.train, config.epochs)
     base = resolve_base(spec.base.model, spec.base.revision, emit)
+    kept = run.attempts / context.digest[:_DIGEST_CHARS]
+    if context.forced:
+        shutil.rmtree(kept, ignore_errors=True)
     job = TrainJob(
         spec=spec,
         run=run,
@@ -63,39 +77,99 @@ def _run(context: StageContext) -> Trained:
         output_dir=context.workdir,
         steps=config.steps,
         batches_per_epoch=config.batches_per_epoch,
+        buckets=config.buckets,
+        repeats=config.repeats,
+        attempts_dir=kept,
+        anew=context.forced,
     )
     trained = make_engine(spec.train.engine).train(job, emit)
-    verify_trained(job, trained, config)
+    try:
+        verify_trained(job, trained)
+    except VerificationFailed:
+        _set_attempts_aside(kept)
+        raise
     names = [trained.weights, *(checkpoint.path for checkpoint in trained.checkpoints)]
     for name in names:
         (context.workdir / name).chmod(0o644)  # safetensors leaves 0600: a UI under another user could not read it
-    _set_aside(context.workdir, names, run.logs / "trainer")
-    folder = run.weights.name
+    aside = run.logs / "trainer"
+    _set_aside(context.workdir, names, aside)
+    return _with_run_paths(trained, weights=run.weights.name, aside=aside.relative_to(run.root).as_posix())
+
+
+def _with_run_paths(trained: Trained, *, weights: str, aside: str) -> Trained:
+    """The engine's record with paths relative to the run folder."""
+    checkpoints = [item.model_copy(update={"path": f"{weights}/{item.path}"}) for item in trained.checkpoints]
+    samples = [item.model_copy(update={"path": f"{aside}/{item.path}"}) for item in trained.samples]
     return trained.model_copy(
         update={
-            "weights": f"{folder}/{trained.weights}",
-            "checkpoints": tuple(
-                checkpoint.model_copy(update={"path": f"{folder}/{checkpoint.path}"})
-                for checkpoint in trained.checkpoints
-            ),
+            "weights": f"{weights}/{trained.weights}",
+            "checkpoints": tuple(checkpoints),
+            "samples": tuple(samples),
         }
     )
 
 
-def _count_findings(spec: StyleSpec, trained: Trained, config: EngineConfig) -> list[str]:
+def _set_attempts_aside(kept: Path) -> None:
+    """A result that is wrong would be found finished, and wrong, by every later run: the next one begins anew. What was
+    there stays to be looked at until a training succeeds.
+    """
+    aside = kept.with_name(f"{kept.name}-refused")
+    shutil.rmtree(aside, ignore_errors=True)
+    if kept.is_dir():
+        kept.rename(aside)
+
+
+def _count_findings(job: TrainJob, trained: Trained) -> list[str]:
+    spec, weights = job.spec, trained.weights
     found = []
-    if trained.weights != f"{spec.name}.safetensors":
-        found.append(f"{trained.weights}: the final file is not called {spec.name}.safetensors")
-    if trained.steps != config.steps:
-        found.append(f"{trained.weights}: trained for {trained.steps} steps, {config.steps} were asked for")
-    missing = expected_checkpoints(spec.name, config.epochs, spec.train.save_every_n_epochs)
+    if weights != f"{spec.name}.safetensors":
+        found.append(f"{weights}: the final file is not called {spec.name}.safetensors")
+    found += [f"{weights}: {finding}" for finding in _length_findings(job, trained)]
+    missing = expected_checkpoints(spec.name, trained.epochs, spec.train.save_every_n_epochs, trained.best_epoch)
     missing -= {checkpoint.path for checkpoint in trained.checkpoints}
     if missing:
-        found.append(f"{trained.weights}: {len(missing)} epoch files are missing, the first is {min(missing)}")
+        found.append(f"{weights}: {len(missing)} epoch files are missing, the first is {min(missing)}")
     broken = [point.step for point in trained.losses if not math.isfinite(point.loss)]
     if broken:
-        found.append(f"{trained.weights}: the loss was NaN or infinite at {len(broken)} steps, first at {broken[0]}")
+        found.append(f"{weights}: the loss was NaN or infinite at {len(broken)} steps, first at {broken[0]}")
     return found
+
+
+def _length_findings(job: TrainJob, trained: Trained) -> list[str]:
+    """Whether as much was trained as was asked for; less only where validation says so by the style's own rule, or where
+    the batch had to be divided, and then as much as that makes.
+    """
+    plan, train = _plan_used(job, trained), job.spec.train
+    if plan is None:
+        last = trained.attempts[-1]
+        used = f"batch_size {last.batch_size} × gradient_accumulation_steps {last.gradient_accumulation_steps}"
+        asked = train.batch_size * train.gradient_accumulation_steps
+        return [f"trained with {used}, which is not the style's effective batch of {asked}"]
+    choice = choose_epoch(trained.validation, train.early_stop_patience) if train.early_stop_patience else None
+    epochs = (choice and choice.stop_epoch) or plan.epochs
+    found = []
+    if trained.steps != plan.step_after(epochs) or trained.epochs != epochs:
+        found.append(
+            f"trained for {trained.steps} steps in {trained.epochs} epochs, {plan.step_after(epochs)} in {epochs} were asked for"
+        )
+    if trained.best_epoch != (choice.best_epoch if choice else None):
+        found.append(
+            f"is of epoch {trained.best_epoch}, and the validation losses choose {choice and choice.best_epoch}"
+        )
+    if bool(trained.stopped_early) != (epochs < plan.epochs):
+        found.append(f'stopped early: "{trained.stopped_early}", after {epochs} of {plan.epochs} epochs')
+    return found
+
+
+def _plan_used(job: TrainJob, trained: Trained) -> Plan | None:
+    """The batches of the last attempt, counted anew; None where they are not the style's effective batch."""
+    if not trained.attempts:
+        return plan_asked(job)
+    last, train = trained.attempts[-1], job.spec.train
+    if train.batch_size % last.batch_size or (last.batch_size != train.batch_size and not train.retry_out_of_memory):
+        return None
+    plan = plan_with(job, last.batch_size, checkpointing=last.gradient_checkpointing)
+    return plan if plan.gradient_accumulation_steps == last.gradient_accumulation_steps else None
 
 
 def _file_findings(job: TrainJob, path: Path, sha256: str) -> list[str]:
@@ -118,10 +192,12 @@ def _file_findings(job: TrainJob, path: Path, sha256: str) -> list[str]:
 
 
 def _require_disk(folder: Path, train: TrainSection, epochs: int) -> None:
-    """Asks for the room of all kept epochs before hours are spent."""
+    """Asks for the room of all kept epochs, and of the states to go on from, before hours are spent."""
     files = 1 + epochs // train.save_every_n_epochs
     width = 2 if train.save_precision == "float" else 1
-    wanted = files * train.network_dim * _FILE_BYTES_PER_RANK * 2 * width + _SPARE_BYTES
+    states = _STATES if train.save_state_minutes and train.engine == "kohya" else 0
+    per_rank = files * _FILE_BYTES_PER_RANK * 2 * width + states * _STATE_BYTES_PER_RANK
+    wanted = train.network_dim * per_rank + _SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < wanted:
         raise EnvironmentProblem(

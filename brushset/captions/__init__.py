@@ -1,0 +1,1 @@
+"""Caption texts: the trigger in front, style words out, what sd-scripts makes of them, what is wrong with them."""
