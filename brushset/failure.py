@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterable, Sequence
 
 _ACCELERATE = re.compile(r"returned non-zero exit status (\d+)|died with <Signals\.(\w+): (\d+)>")
 _EXCEPTION = re.compile(r"^(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception|Interrupt|Invalid|Exit))(?::\s*(.*))?$")
 _WRAPPERS = frozenset({"CalledProcessError", "ChildFailedError"})
+_GPU_MEMORY = re.compile(r"CUDA out of memory|OutOfMemoryError|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED")
 _CAUSES = (
-    (r"CUDA out of memory|torch\.OutOfMemoryError|OutOfMemoryError", "out of GPU memory; fix: a smaller [train] batch_size, or gradient_checkpointing = true"),
-    (r"No space left on device|Errno 28|Disk quota exceeded", "the disk is full; fix: free space where runs/ lies"),
+    (_GPU_MEMORY.pattern, "out of GPU memory; fix: a smaller [train] batch_size, or gradient_checkpointing = true"),
+    (r"No space left on device|Errno 28|Disk quota exceeded|Errno 122", "the disk is full; fix: free space where runs/ lies"),
     (r"DefaultCPUAllocator: not enough memory|Cannot allocate memory|\bMemoryError\b", "out of main memory; fix: a smaller [train] batch_size or vae_batch_size"),
+    (r"Unable to open file.*shm|Shared memory manager|unable to allocate shared memory|/dev/shm", "shared memory (/dev/shm) is full; fix: [train] data_loader_workers = 0, or a container with --shm-size"),
+    (r"No data found\. Please verify", "it found no images to train on; fix: see [general] and [[datasets]] of config/dataset.toml"),
+    (r"Required library version not found: libbitsandbytes|CUDA Setup failed|No module named 'bitsandbytes'|libbitsandbytes\w*\.so: cannot open", 'bitsandbytes does not fit to this CUDA; fix: [train] optimizer = "AdamW"'),
     (r"error: unrecognized arguments|error: argument|invalid choice", "the trainer does not know an option; fix: see the log's usage message"),
     (r"ModuleNotFoundError|ImportError", "a package is missing; fix: uv sync --locked"),
+    (r"no kernel image is available", "this torch was not built for this GPU; fix: a torch for its CUDA architecture"),
+    (r"NCCL error|ProcessGroupNCCL|ncclUnhandled", "the GPUs cannot talk to each other (NCCL); fix: [train] processes = 1"),
     (r"CUDA error|CUBLAS_STATUS|cuDNN error|NVML", "the GPU or its driver failed; fix: see nvidia-smi"),
 )  # fmt: skip
+
+
+def is_out_of_gpu_memory(lines: Iterable[str]) -> bool:
+    """Whether a smaller batch would have helped."""
+    return any(_GPU_MEMORY.search(line) for line in lines)
 
 
 def explain_failure(lines: Sequence[str], code: int | None) -> tuple[str, str]:
@@ -23,18 +35,32 @@ def explain_failure(lines: Sequence[str], code: int | None) -> tuple[str, str]:
 
     Behind `accelerate launch` every failure has exit code 1; its last line holds the true one.
     """
-    status = "stopped" if code is None else f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+    status = "stopped" if code is None else f"killed by {_signal_name(-code)}" if code < 0 else f"exit code {code}"
     for line in reversed(lines):
         if match := _ACCELERATE.search(line):
             status = f"killed by {match[2]}" if match[2] else f"exit code {match[1]}"
             break
     for pattern, cause in _CAUSES:
-        if any(re.search(pattern, line) for line in lines):
-            return status, cause
+        found = [line.strip() for line in lines if re.search(pattern, line)]
+        if found:
+            return status, _with_what_is_missing(cause, found)
     for line in reversed(lines):
         if (match := _EXCEPTION.match(line.strip())) and match[1] not in _WRAPPERS:
             return status, f"{match[1]}: {match[2]}" if match[2] else match[1]
-    if "SIGKILL" in status or "signal 9" in status:
-        return status, "killed from outside, most often because main memory ran out"
+    if "SIGKILL" in status:
+        return status, "killed from outside, most often because main memory ran out; fix: see dmesg, or a smaller batch"
     said = [line for line in lines if not _ACCELERATE.search(line)]
     return status, f'last line "{said[-1][:200]}"' if said else "it said nothing"
+
+
+def _with_what_is_missing(cause: str, found: Sequence[str]) -> str:
+    """Names the package where one is missing."""
+    names = [match[1] for line in found if (match := re.search(r"No module named '([\w.]+)'", line))]
+    return cause.replace("a package is missing", f"the package {names[-1]} is missing") if names else cause
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -58,16 +58,17 @@ class Finished:
     tail: tuple[str, ...]
 
 
-def run_command(
+def run_command(  # noqa: PLR0913 - each is a word of what a process is, and all but argv are named
     argv: Sequence[str],
     *,
     cwd: Path,
     env: Mapping[str, str],
     log_path: Path,
     on_line: Callable[[str], None],
+    on_tick: Callable[[], None] = lambda: None,
     timeout_s: float | None = None,
 ) -> Finished:
-    """Runs a command to its end. `on_line` gets every line, in this thread; what it raises stops the command.
+    """Runs a command to its end. `on_line` gets every line, in this thread; what it or `on_tick` raises stops the command.
 
     Args:
         argv: never seen by a shell.
@@ -75,6 +76,7 @@ def run_command(
         env: its whole environment; see `child_env`.
         log_path: overwritten with stdout and stderr; `process_file(log_path)` names the processes while they live.
         on_line: called with each line, without its end.
+        on_tick: called some ten times a second while the command runs.
         timeout_s: longer, and the command is stopped and has failed.
 
     Raises:
@@ -94,6 +96,7 @@ def run_command(
             while child.poll() is None or reader.is_alive():
                 tree.record()
                 _hand_on(lines, tail, on_line)
+                on_tick()
                 if timeout_s is not None and time.monotonic() - started > timeout_s:
                     raise _failure(argv, None, tail, log_path, f"took longer than {timeout_s:g} s")
                 if child.returncode is not None and tree.outlived(_DRAIN_S):

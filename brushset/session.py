@@ -82,6 +82,7 @@ def _work(ask: Ask, stages: Sequence[Stage[Any]], run: RunPaths, runs: RunsDir, 
             pipeline.stand_on(stages, before=ask.start, source=ask.stand_on)
             todo = stages[[stage.name for stage in stages].index(ask.start) :]
         worked = pipeline.execute(todo, until=ask.until, force=ask.force)
+        _drop_attempts(run)
     except Interrupted as error:
         record_state("interrupted", str(error))
         raise
@@ -128,3 +129,11 @@ def _sweep(run: RunPaths) -> None:
     stop_orphan(process_file(run.train_log))
     for leftover in [*run.root.glob(".tmp-*"), *run.root.glob(".old-*")]:
         shutil.rmtree(leftover, ignore_errors=True)
+    _drop_attempts(run)
+
+
+def _drop_attempts(run: RunPaths) -> None:
+    """Removes what was kept to go on from once its training is on record; another training's is left alone."""
+    record = load_record(run, "train")
+    if record is not None and any(record.digest.startswith(path.name) for path in run.attempts.glob("*")):
+        shutil.rmtree(run.attempts, ignore_errors=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from brushset.errors import BrushsetError
 from brushset.files import toml_text, write_atomic
-from brushset.kohya.flags import check_pair
+from brushset.kohya.check.flags import check_pair
 from brushset.kohya.render import render_dataset, render_training
 from brushset.load import load_style
 from brushset.paths import DATASET_CONFIGS, STYLES

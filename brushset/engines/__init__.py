@@ -36,24 +36,29 @@ def make_engine(name: str) -> Engine:
     return ENGINES[name]()
 
 
-def choose_engine(wanted: str, *, may_fetch: bool = True) -> tuple[str, str]:
+def choose_engine(wanted: str, *, may_fetch: bool = True, processes: int = 1) -> tuple[str, str]:
     """Settles "auto": kohya where sd-scripts is there or can be fetched within seconds, else native.
 
     Args:
         wanted: "auto", or an engine's name, which is then taken.
         may_fetch: false asks no network and writes nothing.
+        processes: GPUs that one training is spread over, which native cannot.
 
     Returns:
         The engine's name, and why in one line.
 
     Raises:
         EnvironmentProblem: kohya is wanted, and sd-scripts can be neither found nor fetched.
+        UsageError: native would train, on several GPUs.
     """
     if wanted == "native":
+        refuse_several(processes)
         return "native", "as asked for"
     try:
         source = find_source(fetch=may_fetch)
     except EnvironmentProblem as error:
+        if wanted == "auto":
+            refuse_several(processes, why=f", and sd-scripts is not there ({error})")
         if wanted == "kohya" and may_fetch:
             raise
         if wanted == "kohya":
@@ -61,6 +66,15 @@ def choose_engine(wanted: str, *, may_fetch: bool = True) -> tuple[str, str]:
         return "native", str(error)
     found = f"sd-scripts {source.commit[:12]} at {source.folder}"
     return "kohya", f"as asked for: {found}" if wanted == "kohya" else found
+
+
+def refuse_several(processes: int, why: str = "") -> None:
+    """Raises UsageError where the native engine would have to spread one training over several GPUs."""
+    if processes > 1:
+        raise UsageError(
+            f"[train] processes = {processes}: the native engine trains a style on one GPU{why}; fix: --engine kohya, "
+            "processes = 1, or --parallel with a style a GPU"
+        )
 
 
 def sd_scripts_state() -> str:
@@ -91,4 +105,5 @@ def planned_command(spec: StyleSpec) -> list[str]:
         "output_dir": "‹folder of the attempt›",
     }
     cpu = device_name().startswith("CPU")
-    return build_command(Launch(script, spec.train.mixed_precision, cpu, overrides))
+    processes = spec.train.processes
+    return build_command(Launch(script, spec.train.mixed_precision, cpu and processes == 1, overrides, processes))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brushset import __version__
+from brushset.engines import refuse_several
 from brushset.errors import UsageError
 from brushset.native.checkpoint import checkpoint_name, finish_metadata, write_checkpoint
 from brushset.native.dataset import Length, TrainingSet, plan_length, read_training_set
@@ -17,6 +18,7 @@ from brushset.native.settings import NativeSettings, read_settings
 from brushset.native.tracking import Tracker
 from brushset.protocols import Emit, TrainJob
 from brushset.records import Checkpoint, LossPoint, Trained
+from brushset.spec import TrainSection
 
 if TYPE_CHECKING:
     from brushset.native.loop import Session, Update
@@ -36,6 +38,8 @@ class NativeEngine:
     def train(self, job: TrainJob, emit: Emit) -> Trained:
         """Trains what the job's TOML pair says. See brushset.protocols.Engine."""
         started, clock = time.time(), time.monotonic()
+        refuse_several(job.spec.train.processes)
+        _refuse_what_kohya_does(job.spec.train)
         settings = read_settings(job.run.dataset_toml, job.run.training_toml, root=job.run.root)
         images = read_training_set(settings)
         length = plan_length(images.plan, settings.dataset, settings.training)
@@ -153,6 +157,15 @@ def _open(
     del vae
     models = load_components(job.base, device=device, dtype=dtype, parts=("unet", "text_encoder", "tokenizer"))
     return open_session(settings, images, length, latents, models)
+
+
+def _refuse_what_kohya_does(train: TrainSection) -> None:
+    """The settings of a running training that only the other engine has."""
+    asked = [key for key in ("validate_every_n_epochs", "sample_every_n_epochs") if getattr(train, key)]
+    if asked:
+        raise UsageError(
+            f'[train] {" and ".join(asked)}: the native engine has no such thing; fix: 0, or engine = "kohya"'
+        )
 
 
 def _check_plan(job: TrainJob, length: Length) -> None:

@@ -1,4 +1,4 @@
-"""What do sd-scripts' output lines and its TensorBoard files say?
+"""What do sd-scripts' output lines say? (`scalars` reads its TensorBoard files.)
 
 Markers and formats were measured at v0.10.1. The progress bar prints each step once or twice: after the update with the
 old loss, if a tenth of a second has passed, and always after the loss is known. Its loss is the mean over the last
@@ -9,12 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-
-from brushset.records import LossPoint
 
 _BAR = re.compile(
     r"^steps:\s+\d+%\|[^|]*\|\s*(?P<step>\d+)/(?P<total>\d+) \[[\d:]+<(?P<eta>[\d:?]+),\s*(?P<rate>[\d.]+|\?)"
@@ -33,7 +28,14 @@ _PHASES = (
     ("loading model for process", "loading the base model"),
     ("caching latents...", "caching latents"),
     ("running training", "training"),
+    ("generating sample images", "sampling"),
 )
+_STATE_DONE = re.compile(r"Random states saved in (?P<folder>.+)[/\\]random_states_\d+\.pkl")
+# Bars other than the steps': caching latents (without a name), validation, sampling.
+_OTHER_BAR = re.compile(
+    r"(?P<name>[a-zA-Z][a-zA-Z ]*)?:?\s*\d+%\|[^|]*\|\s*(?P<done>\d+)/(?P<total>\d+) \[[\d:]+<[\d:?]+"
+)
+_BAR_NAMES = {"epoch validation steps": "validation images", "validation steps": "validation images"}
 
 
 @dataclass(frozen=True)
@@ -81,45 +83,33 @@ class LogReader:
         return Progress(step, int(match["total"]), loss, _rate(match["rate"], match["unit"]), _seconds(match["eta"]))
 
 
+@dataclass(frozen=True)
+class Bar:
+    """A progress bar that is not the training's own."""
+
+    what: str
+    done: int
+    total: int
+
+
+def read_bar(line: str, phase: str) -> Bar | None:
+    """The bar on a line; one without a name belongs to the phase that sd-scripts is in."""
+    match = None if _BAR.search(line) else _OTHER_BAR.search(line)
+    if match is None:
+        return None
+    name = (match["name"] or "").strip()
+    return Bar(_BAR_NAMES.get(name, name) or phase, int(match["done"]), int(match["total"]))
+
+
+def finished_state(line: str) -> str | None:
+    """The folder of a state of which the last file was just written, as sd-scripts names it."""
+    match = _STATE_DONE.search(line)
+    return match["folder"] if match else None
+
+
 def describe_phase(line: str) -> str | None:
     """What sd-scripts has begun to do, in words, where a line says so."""
     return next((phase for marker, phase in _PHASES if marker in line), None)
-
-
-def read_losses(event_files: Iterable[Path]) -> tuple[LossPoint, ...]:
-    """The loss of every optimizer step from TensorBoard files, with the UNet's learning rate after it.
-
-    With gradient accumulation sd-scripts writes a value per batch: those before the update carry the number of the
-    step before. They are averaged into the step that they led to.
-    """
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    losses: dict[int, list[float]] = defaultdict(list)
-    rates: dict[int, float] = {}
-    for file in event_files:
-        events = EventAccumulator(str(file), size_guidance={"scalars": 0})
-        events.Reload()
-        tags = events.Tags()["scalars"]
-        if "loss/current" in tags:
-            scalars = events.Scalars("loss/current")
-            for step, value in zip(_led_to([item.step for item in scalars]), scalars, strict=True):
-                losses[step].append(float(value.value))
-        tag = next((tag for tag in ("lr/unet", "lr/group0", "lr/group1") if tag in tags), None)
-        rates |= {item.step: float(item.value) for item in events.Scalars(tag)} if tag else {}
-    return tuple(
-        LossPoint(step=step, loss=sum(values) / len(values), lr=rates.get(step))
-        for step, values in sorted(losses.items())
-    )
-
-
-def _led_to(steps: Sequence[int]) -> list[int]:
-    """The optimizer step that each batch led to: the first value with a number ends that step, later ones begin the next."""
-    seen = {0}
-    led_to = []
-    for step in steps:
-        led_to.append(step + 1 if step in seen else step)
-        seen.add(step)
-    return led_to
 
 
 def _read_loss(postfix: str | None) -> float | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from brushset.lora.metadata import window_hash
 from brushset.native.dataset import Length, TrainingSet, derive_seed, tag_frequency
 from brushset.native.settings import NativeSettings
 from brushset.records import BaseFile
@@ -94,24 +95,6 @@ def model_spec(settings: NativeSettings, origin: Origin, written_at: float) -> d
         "trigger_phrase": training.metadata_trigger_phrase,
     }
     return {f"modelspec.{key}": str(value) for key, value in fields.items() if value is not None}
-
-
-def window_hash(path: Path) -> str:
-    """The old, short model hash of the WebUI: 8 hex digits of SHA-256 over 64 KiB that start at 1 MiB."""
-    with path.open("rb") as file:
-        file.seek(LEGACY_START)
-        return short_hash(file.read(LEGACY_BYTES))
-
-
-def short_hash(window: bytes) -> str:
-    """The first 8 hex digits of SHA-256."""
-    import hashlib
-
-    return hashlib.sha256(window).hexdigest()[:8]
-
-
-LEGACY_START, LEGACY_BYTES = 0x100000, 0x10000
-"""What the WebUI's old hash reads of a file."""
 
 
 def _describe_dataset(settings: NativeSettings, images: TrainingSet) -> dict[str, Any]:

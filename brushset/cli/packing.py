@@ -1,0 +1,176 @@
+"""Several styles at once on one machine: each in a process of its own, started by our own command line.
+
+A training at batch 2 to 4 leaves a large GPU waiting for the host between kernels, so several overlap. A process a
+style is what keeps them apart: own run folder, own lock, own memory; one that fails or is killed touches no other.
+Children speak JSON Lines, which are handed on as if the events were ours.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import sys
+import threading
+import typing
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+from brushset.cli.options import Options
+from brushset.errors import BrushsetError, TrainerFailed
+from brushset.paths import PROJECT, RunsDir
+from brushset.process import process_file, run_command, stop_orphan
+
+_OWN_OPTIONS = {"style", "until", "force", "parallel", "gpus", "mps", "json"}
+_SIGNALLED = (130, 143)
+_PATIENCE_S = 2.0
+_POLL_S = 0.1
+
+
+class Relay(Protocol):
+    """Hears what children say."""
+
+    def heard(self, style: str, event: str, fields: Mapping[str, object]) -> None:
+        """An event of one style's child."""
+        ...
+
+    def failed(self, style: str, error: BrushsetError) -> None:
+        """One style's child failed; told once."""
+        ...
+
+
+def child_command(options: Options, style: str, *, until: str | None, force: str | None) -> list[str]:
+    """Our own command line for one style, with every option as it was given."""
+    own = ["--style", style]
+    own += ["--until", until] if until else []
+    own += ["--force", force] if force else []
+    given = [word for name, flag in _flags().items() for word in _words(flag, getattr(options, name))]
+    return [sys.executable, str(PROJECT / "orchestrate.py"), *own, *given, "--json"]
+
+
+class Pack:
+    """Runs children, at most as many at once as there are slots.
+
+    Args:
+        runs: where each child's output is kept, beside its style's runs.
+        relay: hears events and failures, from several threads.
+    """
+
+    def __init__(self, runs: RunsDir, relay: Relay) -> None:
+        self._runs, self._relay = runs, relay
+        self._waiting: collections.deque[tuple[str, Sequence[str]]] = collections.deque()
+        self._started: list[Path] = []
+        self._failures: dict[str, BrushsetError] = {}
+        self._stopping = threading.Event()
+        self._broken: BaseException | None = None
+
+    def run(
+        self, commands: Mapping[str, Sequence[str]], slots: Sequence[Mapping[str, str]]
+    ) -> dict[str, BrushsetError]:
+        """Runs all commands to their end, by style; returns the failures. Each slot is an environment.
+
+        Raises:
+            Interrupted: a signal; all children, and what they had started, are gone then.
+        """
+        self._waiting.extend(commands.items())
+        threads = [threading.Thread(target=self._serve, args=(environment,), daemon=True) for environment in slots]
+        try:
+            for thread in threads:
+                thread.start()
+            while self._broken is None and (alive := [thread for thread in threads if thread.is_alive()]):
+                alive[0].join(_POLL_S)
+        finally:
+            self._stop(threads)
+        if self._broken is not None:
+            raise self._broken
+        return {style: self._failures[style] for style in commands if style in self._failures}
+
+    def _stop(self, threads: Sequence[threading.Thread]) -> None:
+        """Ends what still runs. A child may be starting just now: so until no thread is left."""
+        self._stopping.set()
+        while alive := [thread for thread in threads if thread.is_alive()]:
+            records = [process_file(log) for log in self._started]
+            with ThreadPoolExecutor() as pool:  # at once: each waits for those that are slow to end
+                list(pool.map(stop_orphan, records))
+            alive[0].join(_POLL_S)
+
+    def _serve(self, environment: Mapping[str, str]) -> None:
+        """One slot: a child after the other, while there are any."""
+        try:
+            while not self._stopping.is_set() and self._waiting:
+                style, argv = self._waiting.popleft()
+                self._run_one(style, argv, environment)
+        except IndexError:
+            return  # another slot was faster
+        except BaseException as error:  # noqa: BLE001  of a thread; the main thread raises it
+            self._broken = error
+
+    def _run_one(self, style: str, argv: Sequence[str], environment: Mapping[str, str]) -> None:
+        log = self._runs.child_log(style)
+        stop_orphan(process_file(log))  # of a parent that was killed
+        self._started.append(log)
+        told: list[BrushsetError] = []
+
+        def read(line: str) -> None:
+            event, fields = parse_event(line)
+            if event == "error":
+                told.append(failure_of(style, fields))
+            elif event:
+                self._relay.heard(style, event, {"style": style, **fields})
+
+        try:
+            run_command(argv, cwd=Path.cwd(), env=environment, log_path=log, on_line=read)
+        except BrushsetError as error:
+            failure = told[-1] if told else failure_of(style, {"message": str(error), "exit_code": error.exit_code})
+            signalled = failure.exit_code in _SIGNALLED and self._stopping.wait(_PATIENCE_S)
+            if not signalled and not self._stopping.is_set():
+                self._failures[style] = failure
+                self._relay.failed(style, failure)
+
+
+def parse_event(line: str) -> tuple[str, dict[str, object]]:
+    """An event and its fields; "" for any other line that a child writes."""
+    try:
+        said = json.loads(line) if line.startswith("{") else None
+    except ValueError:
+        said = None
+    if not isinstance(said, dict) or not isinstance(said.get("event"), str):
+        return "", {}
+    event = said.pop("event")
+    said.pop("time", None)
+    return event, said
+
+
+def failure_of(style: str, fields: Mapping[str, object]) -> BrushsetError:
+    """A child's `error` event as an error with its exit code, each line under the style's name."""
+    code = int(str(fields.get("exit_code", 1)))
+    message = "\n".join(f"{style}: {line}" for line in str(fields.get("message", "")).splitlines())
+    kind = TrainerFailed if code == TrainerFailed.exit_code else BrushsetError  # a trainer's last lines are shown
+    error = kind(message, detail=str(fields.get("detail", "")))
+    error.exit_code = code
+    return error
+
+
+def _flags() -> dict[str, str]:
+    """Field of Options → its flag, of those that are handed on."""
+    hints = typing.get_type_hints(Options, include_extras=True)
+    found = {}
+    for item in dataclasses.fields(Options):
+        declared: Any = hints[item.name].__metadata__[0]
+        named = [declared.default, *(declared.param_decls or ())]  # typer puts the first name where a default would be
+        if item.name not in _OWN_OPTIONS:
+            found[item.name] = next((word for word in named if isinstance(word, str)), _flag(item.name))
+    return found
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _words(flag: str, value: object) -> list[str]:
+    if isinstance(value, bool):
+        return [flag] if value else []
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    return [word for one in values for word in (flag, str(one))]
