@@ -15,7 +15,8 @@ try:
 
     import typer
 
-    from brushset.cli import guard, inference, plan, runs, status
+    from brushset.cli import adapters, captions, effective, guard, inference, kohya_files, plan, runs, status
+    from brushset.cli import audit as audits
     from brushset.cli.options import Options, spread_values, takes_options
     from brushset.pipeline import Stage
     from brushset.stages import audit, caption, configure, convert, preprocess, report, train
@@ -67,9 +68,16 @@ def run_all(options: Options, context: typer.Context) -> None:
 
 @app.command("audit")
 @takes_options
-def audit_command(options: Options, context: typer.Context) -> None:
-    """Look at folders of images and say what is wrong with them. Reads only."""
-    runs.audit_folders(options.laid_over(context.obj), audit.audit_folder)
+def audit_command(
+    options: Options,
+    context: typer.Context,
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="DIR", help="Folders of images; needs no style.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for audit.json and the page.")] = None,
+) -> None:
+    """Look at folders of images: will they do, what is to be changed, what will the trainer see. Reads only."""
+    audits.audit_folders(folders or (), options.laid_over(context.obj), out)
 
 
 def _until(stage: Stage[Any], what: str) -> None:
@@ -93,10 +101,110 @@ def _on_run(stage: Stage[Any], what: str) -> None:
 
 
 _until(preprocess.STAGE, "Audit, then prepare the images: upright, RGB, large enough.")
-_until(caption.STAGE, "… then caption them, trigger first.")
-_until(configure.STAGE, "… then write Kohya's dataset and training TOML.")
+
+
+@app.command("caption")
+@takes_options
+def caption_command(
+    options: Options,
+    context: typer.Context,
+    export_to: Annotated[
+        Path | None, typer.Option("--export", metavar="FILE.csv", help="Write one style's captions for a spreadsheet.")
+    ] = None,
+    import_from: Annotated[
+        Path | None, typer.Option("--import", metavar="FILE.csv", help="Take them back as your edits.")
+    ] = None,
+) -> None:
+    """… then caption them, trigger first; or edit the captions in a spreadsheet."""
+    asked = options.laid_over(context.obj)
+    if import_from is not None:
+        captions.import_captions(STAGES, asked, import_from)
+    if export_to is not None:
+        captions.export_captions(STAGES, asked, export_to)
+    if import_from is None and export_to is None:
+        runs.run_styles(STAGES, asked, until=caption.STAGE.name)
+
+
+@app.command("configure")
+@takes_options
+def configure_command(
+    options: Options,
+    context: typer.Context,
+    effective_too: Annotated[
+        bool, typer.Option("--effective", help="Then print what sd-scripts' own code makes of it.")
+    ] = False,
+) -> None:
+    """… then write Kohya's dataset and training TOML."""
+    asked = options.laid_over(context.obj)
+    if effective_too:
+        effective.show_effective(STAGES, asked)
+    else:
+        runs.run_styles(STAGES, asked, until=configure.STAGE.name)
+
+
 _until(train.STAGE, "… then train.")
-_on_run(convert.STAGE, "Convert the newest run's adapter for diffusers.")
+
+
+@app.command("convert")
+@takes_options
+def convert_command(  # noqa: PLR0913, PLR0917  each is an option of its own
+    options: Options,
+    context: typer.Context,
+    file: adapters.MaybeAdapter = None,
+    to: adapters.To = None,
+    out: adapters.Out = None,
+    verify: adapters.Verify = True,
+    replace: adapters.Replace = False,
+) -> None:
+    """Convert FILE from any form to Kohya's or diffusers'; without FILE, the newest run's adapter for diffusers."""
+    asked = options.laid_over(context.obj)
+    if file is None:
+        adapters.refuse_without_file(to, out)
+        runs.work_on_run(STAGES, asked, convert.STAGE)
+    else:
+        adapters.convert_file(file, to, adapters.Writing(out, replace=replace), verify=verify, as_json=asked.json)
+
+
+@app.command("inspect")
+def inspect_command(
+    context: typer.Context, file: adapters.Adapter, chart: adapters.Chart = None, as_json: adapters.AsJson = False
+) -> None:
+    """Tell what a LoRA file is: rank, alpha, modules, norms by block, trigger, training, hashes."""
+    adapters.inspect(file, chart, as_json=as_json or context.obj.json)
+
+
+@app.command("resize")
+def resize_command(  # noqa: PLR0913, PLR0917  each is an option of its own
+    context: typer.Context,
+    file: adapters.Adapter,
+    rank: adapters.Rank = None,
+    energy: adapters.Energy = None,
+    out: adapters.Out = None,
+    replace: adapters.Replace = False,
+    as_json: adapters.AsJson = False,
+) -> None:
+    """Write a LoRA file at a lower rank (SVD)."""
+    writing = adapters.Writing(out, replace=replace)
+    adapters.resize_file(file, rank, energy, writing, as_json=as_json or context.obj.json)
+
+
+@app.command("metadata")
+def metadata_command(  # noqa: PLR0913, PLR0917  each is an option of its own
+    context: typer.Context,
+    file: adapters.Adapter,
+    edits: adapters.Edits = None,
+    trigger: adapters.Trigger = None,
+    title: adapters.Title = None,
+    keep: adapters.Keep = None,
+    out: adapters.Out = None,
+    replace: adapters.Replace = False,
+    as_json: adapters.AsJson = False,
+) -> None:
+    """Show a LoRA file's metadata, or write a copy with other metadata: edited, or stripped of captions."""
+    writing, changes = adapters.Writing(out, replace=replace), adapters.named_edits(edits, trigger=trigger, title=title)
+    adapters.metadata(file, changes, keep, writing, as_json=as_json or context.obj.json)
+
+
 _on_run(evaluate.STAGE, "Sample the grid with the newest run's adapter, and score it.")
 _on_run(export.STAGE, "Pack the newest run's adapter for the web UIs.")
 _on_run(report.STAGE, "Write the newest run's report.html again.")
@@ -121,6 +229,32 @@ def inference_command(  # noqa: PLR0913, PLR0917  each is an option of its own
     inference.infer(options.laid_over(context.obj), request)
 
 
+@app.command("validate")
+@takes_options
+def validate_command(
+    options: Options,
+    context: typer.Context,
+    files: Annotated[list[Path], typer.Argument(help="Kohya TOMLs, training or dataset; a pair is held together.")],
+) -> None:
+    """Say what each key of a Kohya TOML that you have will do, and what will silently go wrong."""
+    kohya_files.validate(files, as_json=options.laid_over(context.obj).json)
+
+
+@app.command("import")
+@takes_options
+def import_command(  # noqa: PLR0917  each is an option of its own
+    options: Options,
+    context: typer.Context,
+    files: Annotated[list[Path], typer.Argument(help="A training TOML and its dataset TOML, in any order.")],
+    name: Annotated[str | None, typer.Option(help="Name of the style; default: output_name.")] = None,
+    trigger: Annotated[str | None, typer.Option(help="Word that calls the style.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Style file to write; default: styles/NAME.toml.")] = None,
+) -> None:
+    """Make a style file from a pair of Kohya TOMLs that you have."""
+    ask = kohya_files.ImportAsk(name, trigger)
+    kohya_files.import_files(files, ask, out=out, as_json=options.laid_over(context.obj).json)
+
+
 @app.command("status")
 @takes_options
 def status_command(options: Options, context: typer.Context) -> None:
@@ -130,9 +264,15 @@ def status_command(options: Options, context: typer.Context) -> None:
 
 @app.command("doctor")
 @takes_options
-def doctor_command(options: Options, context: typer.Context) -> None:
-    """Check this machine: packages, device, disk, sd-scripts."""
-    plan.show_doctor(options.laid_over(context.obj))
+def doctor_command(
+    options: Options, context: typer.Context, file: adapters.MaybeAdapter = None, unet_only: adapters.UnetOnly = False
+) -> None:
+    """Check this machine: packages, device, disk, sd-scripts; or FILE: why a LoRA does nothing."""
+    asked = options.laid_over(context.obj)
+    if file is None:
+        plan.show_doctor(asked)
+    else:
+        adapters.diagnose_file(file, unet_only=unet_only, as_json=asked.json)
 
 
 def main() -> int:

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from brushset.bases.load import load_pipeline, quiet_diffusers
 from brushset.bases.resolve import resolve_base
-from brushset.bases.tensors import load_tensors
 from brushset.errors import UsageError, VerificationFailed
 from brushset.log import silent
-from brushset.lora.convert import WEIGHT_NAME, is_kohya, kohya_to_diffusers
+from brushset.lora.adapter import read_adapter
+from brushset.lora.forms import to_diffusers
 from brushset.protocols import Emit
 from brushset.records import BaseFile
 from brushset.spec import DEFAULT_BASE, EvaluateSection
@@ -107,19 +107,25 @@ class MultiLoRAGenerator:
         return sorted(self._loaded)
 
     def load_lora(self, path: str | Path, name: str) -> None:
-        """Loads a Kohya file, or a diffusers file or folder, under a name; an adapter of that name is replaced.
+        """Loads a LoRA file or folder, in Kohya's form or any of diffusers', under a name; an adapter of that name is
+        replaced.
 
         Raises:
             UsageError: no such file, not an SD 1.5 LoRA, of other widths than the base, or a name with a dot.
-            VerificationFailed: keys that name no module of SD 1.5.
+            VerificationFailed: keys that name no module of SD 1.5, or values that are not finite.
         """
         if not name or "." in name:
             raise UsageError(f'adapter name "{name}": must not be empty or hold a dot')
-        file = _weights_file(Path(path))
+        file = Path(path)
+        # In the base's dtype: PEFT would compute a bf16 file's part in bf16 on a base of float32.
+        weights = {key: weight.to(self.dtype) for key, weight in to_diffusers(read_adapter(file).factors).items()}
+        self._check_fits(weights, file)
         if name in self._loaded:
             self.pipeline.delete_adapters(name)
             del self._loaded[name]
-        self._inject(file, name)
+        with quiet_diffusers(), warnings.catch_warnings():  # peft warns of several adapters, which is what we are about
+            warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+            self.pipeline.load_lora_weights(weights, adapter_name=name)
         self._loaded[name] = file
 
     def generate(
@@ -166,19 +172,6 @@ class MultiLoRAGenerator:
         return {
             mix_label(mix): self.generate(prompt, mix, num_images=num_images, seed=seed, **options) for mix in mixes
         }
-
-    def _inject(self, file: Path, name: str) -> None:
-        kohya = is_kohya(file)
-        weights = load_tensors(file)
-        if kohya:
-            weights = kohya_to_diffusers(weights, source=str(file))
-        self._check_fits(weights, file)
-        source: tuple[Any, dict[str, str]] = (weights, {})
-        if not kohya:  # from the file itself: the adapter's settings may stand in its metadata
-            source = (str(file.parent), {"weight_name": file.name})
-        with quiet_diffusers(), warnings.catch_warnings():  # peft warns of several adapters, which is what we are about
-            warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
-            self.pipeline.load_lora_weights(source[0], adapter_name=name, **source[1])
 
     def _check_fits(self, weights: Mapping[str, Any], file: Path) -> None:
         """Before anything is injected: diffusers would stop half way, with layers of a broken adapter left in."""
@@ -265,12 +258,3 @@ def create_comparison_grid(
         Path(save_path).parent.mkdir(parents=True, exist_ok=True)
         grid.save(save_path)
     return grid
-
-
-def _weights_file(path: Path) -> Path:
-    file = path / WEIGHT_NAME if path.is_dir() else path
-    if not file.is_file():
-        raise UsageError(
-            f"{file}: no such file; fix: the path of a LoRA's .safetensors file, or of its diffusers folder"
-        )
-    return file

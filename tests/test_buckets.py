@@ -9,8 +9,10 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
 
-from brushset.buckets import BucketPlan, BucketRules, Size, batches_per_epoch, list_buckets, plan_buckets
+from brushset.buckets import BucketPlan, BucketRules, Size, batches_per_epoch, list_buckets, plan_buckets, settle
 from brushset.errors import EnvironmentProblem, InputError, UsageError
 from brushset.kohya.source import find_source
 
@@ -94,6 +96,71 @@ def test_each_buckets_short_batch_counts() -> None:
 def test_the_mean_aspect_error_is_that_of_the_buckets_not_of_the_cut() -> None:
     assert plan([(1000, 500)]).mean_aspect_error == pytest.approx(704 / 320 - 2)
     assert plan([]).mean_aspect_error == 0.0
+
+
+SIDES = st.integers(32, 5000)
+
+
+@st.composite
+def legal_rules(draw: st.DrawFn) -> BucketRules:
+    step = draw(st.sampled_from((64, 128)))
+    resolution = draw(st.integers(16, 130)) * 8
+    least = draw(st.integers(1, resolution // step)) * step if resolution >= step else step
+    most = draw(st.integers(-(-resolution // step), 40)) * step
+    return BucketRules(
+        max(resolution, step), least, most, step, no_upscale=draw(st.booleans()), enable=draw(st.booleans())
+    )
+
+
+def placed(size: Size, rules: BucketRules) -> tuple[Size, Size] | None:
+    try:
+        place = plan_buckets({"x": size}, rules).placements["x"]
+    except InputError:
+        return None
+    return place.bucket, place.resized
+
+
+DEFAULT = BucketRules(**RULES)
+SHRINKING = BucketRules(**{**RULES, "no_upscale": True})
+
+
+@given(size=st.tuples(SIDES, SIDES), rules=legal_rules())
+@example(size=(193, 217), rules=DEFAULT)  # scaled, it is as near to another bucket
+@example(size=(175, 76), rules=DEFAULT)
+@example(size=(1649, 2085), rules=SHRINKING)  # scaled, its area is still a row too large
+@example(size=(8376, 3278), rules=BucketRules(920, 64, 2048, 64, no_upscale=True, enable=True))
+def test_a_settled_size_is_neither_scaled_again_nor_moved_to_another_bucket(size: Size, rules: BucketRules) -> None:
+    planned = placed(size, rules)
+    assume(planned is not None)
+    place = settle(size, rules)
+    assert placed(place.resized, rules) == (place.bucket, place.resized)
+    assert settle(place.resized, rules) == place
+    assert all(inner <= outer for inner, outer in zip(place.bucket, place.resized, strict=True))
+
+
+@given(size=st.tuples(SIDES, SIDES), rules=legal_rules())
+@example(size=(193, 217), rules=DEFAULT)
+@example(size=(1649, 2085), rules=SHRINKING)
+def test_a_settled_size_is_the_trainers_own_but_for_two_pixels(size: Size, rules: BucketRules) -> None:
+    planned = placed(size, rules)
+    assume(planned is not None)
+    bucket, resized = planned
+    assume(bucket[0] * bucket[1] <= rules.resolution**2)  # else: the test below
+    place = settle(size, rules)
+    assert place.bucket == bucket
+    assert 0 <= resized[0] - place.resized[0] + resized[1] - place.resized[1] <= 2
+
+
+def test_a_bucket_that_rounding_made_too_large_gives_way_to_the_next() -> None:
+    """At 920, which is no multiple of 64, sd-scripts' own 1472x576 exceeds the area that it allows."""
+    rules = BucketRules(920, 64, 2048, 64, no_upscale=True, enable=True)
+    assert placed((8376, 3278), rules) == ((1472, 576), (1472, 576))
+    assert settle((8376, 3278), rules).bucket == (1280, 512)
+
+
+def test_what_fits_into_no_bucket_does_not_settle() -> None:
+    with pytest.raises(InputError, match="below 64"):
+        settle((40, 300), SHRINKING)
 
 
 @pytest.mark.vendor

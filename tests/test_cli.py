@@ -28,10 +28,11 @@ from brushset.session import Ask, Outcome
 COMMANDS = (
     "all", "audit", "preprocess", "caption", "configure", "train", "convert",
     "inference", "evaluate", "export", "report", "status", "doctor",
+    "inspect", "resize", "metadata",
 )  # fmt: skip
 OPTIONS = (
     "--style", "--images", "--smoke", "--profile", "--base-model", "--engine", "--epochs", "--batch-size", "--seed",
-    "--runs-dir", "--until", "--force", "--set", "--dry-run", "--json",
+    "--runs-dir", "--parallel", "--gpus", "--mps", "--until", "--force", "--set", "--dry-run", "--json",
 )  # fmt: skip
 
 
@@ -286,7 +287,7 @@ def test_json_is_the_only_thing_on_stdout(tmp_path: Path, images: Path) -> None:
 
 def test_audit_reads_only(tmp_path: Path, images: Path) -> None:
     before = {path: path.read_bytes() for path in sorted(images.iterdir())}
-    answer = run("audit", "--images", str(images))
+    answer = run("audit", "--images", str(images), "--runs-dir", str(tmp_path / "runs"))
     assert answer.returncode == 0, answer.stderr
     assert "too few" in answer.stdout
     assert {path: path.read_bytes() for path in sorted(images.iterdir())} == before

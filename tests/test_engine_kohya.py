@@ -37,7 +37,7 @@ FAKE = """
 import json, os, struct, sys, time
 from pathlib import Path
 words = sys.argv[1:]
-options = dict(zip(words[::2], words[1::2]))
+options = {word: words[index + 1] if index + 1 < len(words) else "" for index, word in enumerate(words)}
 mode = Path(__file__).with_name("mode").read_text()
 print("accelerator device: cpu", flush=True)
 if mode == "dies":
@@ -69,14 +69,19 @@ def make_spec(**train: Any) -> StyleSpec:
 
 
 def make_job(
-    root: Path, spec: StyleSpec, base: BaseFile = BASE, tokenizer: Path = Path("/nowhere"), steps: int = 2
+    root: Path,
+    spec: StyleSpec,
+    base: BaseFile = BASE,
+    tokenizer: Path = Path("/nowhere"),
+    steps: int = 2,
+    batches_per_epoch: int = 1,
 ) -> TrainJob:
     run = RunPaths(root / "runs it's" / "ink" / "one")
-    write_atomic(run.dataset_toml, toml_text(render_dataset(spec, 1)))
+    write_atomic(run.dataset_toml, toml_text(render_dataset(spec, spec.train.repeats or 1)))
     write_atomic(run.training_toml, toml_text(render_training(spec)))
     output = run.root / ".tmp-train-1"
     output.mkdir()
-    return TrainJob(spec, run, base, tokenizer, output, steps=steps, batches_per_epoch=1)
+    return TrainJob(spec, run, base, tokenizer, output, steps=steps, batches_per_epoch=batches_per_epoch)
 
 
 class Events(list[tuple[str, dict[str, object]]]):
@@ -87,6 +92,11 @@ class Events(list[tuple[str, dict[str, object]]]):
         return [fields for name, fields in self if name == event]
 
 
+def build_without_accelerate(launch: Launch, *, config_dir: str) -> list[str]:
+    argv = build_command(launch, config_dir=config_dir)
+    return [sys.executable, *argv[argv.index(str(launch.script)) :]]
+
+
 @pytest.fixture
 def train_fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[TrainJob, Trained, Events]]:
     """Trains with a stand-in for train_network.py that is started without accelerate, which takes seconds to import."""
@@ -94,14 +104,7 @@ def train_fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     folder.mkdir()
     (folder / "train_network.py").write_text(FAKE)
     monkeypatch.setenv("SD_SCRIPTS_DIR", str(folder))
-    monkeypatch.setattr(
-        "brushset.engines.kohya.build_command",
-        lambda launch: [
-            sys.executable,
-            str(launch.script),
-            *build_command(launch)[build_command(launch).index(str(launch.script)) + 1 :],
-        ],
-    )
+    monkeypatch.setattr("brushset.kohya.attempts.launch.build_command", build_without_accelerate)
 
     def train(mode: str) -> tuple[TrainJob, Trained, Events]:
         (folder / "mode").write_text(mode)
@@ -152,7 +155,7 @@ def test_a_training_is_described_by_what_it_left(train_fake: Callable[..., tuple
     assert trained.base_random
     assert [step["step"] for step in events.of("train_step")] == [1, 2]
     assert any("is no git checkout" in str(item["text"]) for item in events.of("warning"))
-    assert any("left no loss" in str(item["text"]) for item in events.of("warning"))
+    assert any("the loss of 2 of 2 steps is not in" in str(item["text"]) for item in events.of("warning"))
     assert "avr_loss=0.5" in job.run.train_log.read_text()
     kept = read_json(job.run.config / "command.json")
     assert kept["argv"] == list(trained.command)
@@ -335,9 +338,8 @@ def tiny_training(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "2")
         patch.setenv("SD_SCRIPTS_DIR", str(sd_scripts.folder))
-        job = make_job(
-            tmp_path_factory.mktemp("run"), make_spec(**TINY_TRAIN), tiny_base, tokenizer_dir(tiny_base), steps=3
-        )
+        spec, tokenizer = make_spec(**TINY_TRAIN), tokenizer_dir(tiny_base)
+        job = make_job(tmp_path_factory.mktemp("run"), spec, tiny_base, tokenizer, steps=3, batches_per_epoch=2)
         write_images(job.run.images)
         events = Events()
         return job, KohyaEngine(WRAPPER).train(job, events), events

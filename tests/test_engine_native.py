@@ -15,11 +15,12 @@ from native_case import make_run, settings_of, write_pair
 from brushset.engines.native import NativeEngine
 from brushset.errors import UsageError
 from brushset.files import sha256_file
+from brushset.log import silent
 from brushset.native.dataset import plan_length, read_training_set
 from brushset.paths import PROJECT, RunPaths
 from brushset.protocols import Engine, TrainJob
 from brushset.records import BaseFile, Trained
-from brushset.spec import StyleSpec
+from brushset.spec import StyleSpec, TrainSection
 
 
 @dataclass
@@ -176,3 +177,15 @@ def test_importing_the_engine_leaves_torch_out() -> None:
     code = "import sys, brushset.engines.native; print({'torch', 'diffusers', 'numpy'} & set(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "set()"
+
+
+def test_what_only_kohya_does_while_training_is_refused_by_name(tmp_path: Path) -> None:
+    spec = StyleSpec(
+        name="cartoon",
+        trigger="t",
+        train=TrainSection(engine="native", validate_every_n_epochs=1, sample_every_n_epochs=2),
+    )
+    base = BaseFile(name="x", path="x", kind="folder", sha256="0", random=True, narrow=True)
+    job = TrainJob(spec, RunPaths(tmp_path), base, tmp_path, tmp_path, 1, 1)
+    with pytest.raises(UsageError, match="validate_every_n_epochs and sample_every_n_epochs: the native engine has no"):
+        NativeEngine().train(job, silent)

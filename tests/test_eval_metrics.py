@@ -142,6 +142,28 @@ def test_style_similarity_is_the_mean_over_all_pairs(clip: ClipEncoder):
     assert result.n == 3
 
 
+def test_style_similarity_is_held_against_images_that_were_not_trained_on(clip: ClipEncoder):
+    images, references, held_out = noise_images(3, 5), noise_images(4, 6), [i.rotate(90) for i in noise_images(5, 7)]
+    result = measure_style_similarity(GridImages(images, [], references, held_out), clip)
+    assert result.value == pytest.approx(measure_style_similarity(GridImages(images, [], held_out), clip).value)
+    assert result.value != pytest.approx(measure_style_similarity(GridImages(images, [], references), clip).value)
+    assert result.note == "5 references, held out, never trained on"
+
+
+def test_too_few_held_out_images_are_not_used_and_the_note_says_which_were(clip: ClipEncoder):
+    images, references = noise_images(3, 5), noise_images(4, 6)
+    result = measure_style_similarity(GridImages(images, [], references, noise_images(3, 7)), clip)
+    assert result.value == measure_style_similarity(GridImages(images, [], references), clip).value
+    assert result.note == "4 references, trained on"
+
+
+def test_fid_keeps_the_images_trained_on(inception: InceptionFeatures):
+    images, references = noise_images(5, 1), noise_images(6, 2)
+    with_held_out = measure_fid(GridImages(images, [], references, noise_images(9, 3)), inception)
+    assert with_held_out.value == measure_fid(GridImages(images, [], references), inception).value
+    assert with_held_out.note.startswith("6 references, trained on")
+
+
 def test_embeddings_are_unit_vectors_of_float32(clip: ClipEncoder):
     for found in (clip.encode_images(noise_images(3, 0)), clip.encode_texts(["a", "b c"])):
         assert found.dtype == np.float32

@@ -18,6 +18,7 @@ from brushset.generator import Mix, Sampling
 from brushset.load import spec_text
 from brushset.paths import RunPaths
 from brushset.pipeline import StageContext, StageRecord
+from brushset.prepare.holdout import seal_of
 from brushset.records import BaseFile, EvalReport, Prepared, PreparedImage, Trained
 from brushset.spec import EvaluateSection, StyleSpec
 from eval.features import load_clip, load_inception
@@ -81,25 +82,37 @@ def add_run(runs: Path, style: str, run_id: str, record: Trained) -> RunPaths:
     return run
 
 
+def draw_prepared(run: RunPaths, *, held: int) -> Prepared:
+    """Five images trained on, and some held out, in the run."""
+    run.heldout.mkdir(parents=True, exist_ok=True)
+    images = []
+    for index in range(5 + held):
+        name, size = f"{'heldout/' if index >= 5 else ''}{index}.png", (96 + 8 * index, 80)
+        Image.linear_gradient("L").rotate(40 * index).resize(size).convert("RGB").save(run.images / name)
+        images.append(
+            PreparedImage(
+                name=name, source="s", source_sha256=f"{index}", width_px=size[0], height_px=80, upscaled_by=1
+            )
+        )
+    return Prepared(images=tuple(images[:5]), heldout=tuple(images[5:]), seal=seal_of(images[5:]), skipped={})
+
+
 def run_stage(
-    run: RunPaths, spec: StyleSpec, record: Trained, patch: pytest.MonkeyPatch, base_sha256: str = "base"
+    run: RunPaths,
+    spec: StyleSpec,
+    record: Trained,
+    patch: pytest.MonkeyPatch,
+    *,
+    base_sha256: str = "base",
+    held: int = 0,
 ) -> tuple[EvalReport, Path, list[str]]:
     base = BaseFile(name="b", path="/b", kind="folder", sha256=base_sha256, random=False, narrow=False)
     patch.setattr("eval.stage.resolve_base", lambda *_: base)
     patch.setattr("eval.stage.MultiLoRAGenerator", FakeGenerator)
-    run.images.mkdir(exist_ok=True)
-    prepared = []
-    for index in range(5):
-        size = (96 + 8 * index, 80)
-        Image.linear_gradient("L").rotate(40 * index).resize(size).convert("RGB").save(run.images / f"{index}.png")
-        prepared.append(
-            PreparedImage(
-                name=f"{index}.png", source="s", source_sha256="x", width_px=size[0], height_px=80, upscaled_by=1
-            )
-        )
+    prepared = draw_prepared(run, held=held)
     workdir = run.workdir("evaluate")
     workdir.mkdir()
-    records = {Trained: record, Prepared: Prepared(images=tuple(prepared), skipped={})}
+    records = {Trained: record, Prepared: prepared}
     events: list[str] = []
     context = StageContext(spec, run, workdir, lambda event, **_: events.append(event), records, None)
     return STAGE.run(context), workdir, events
@@ -238,6 +251,36 @@ def test_a_base_that_is_not_the_one_trained_on_is_refused(tmp_path: Path, monkey
     run = add_run(tmp_path, "cartoon", "1", record)
     with pytest.raises(VerificationFailed, match="not the one that the adapter was trained on"):
         run_stage(run, make_spec(), record, monkeypatch, base_sha256="changed")
+
+
+def test_held_out_images_are_the_references_of_style_similarity_and_the_report_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    record = trained("own", "base")
+    values = {}
+    for held in (0, 3, 6):
+        run = add_run(tmp_path / str(held), "cartoon", "1", record)
+        report, _, _ = run_stage(run, make_spec(), record, monkeypatch, held=held)
+        notes = {score.note for score in report.scores if score.metric == "style_similarity" and score.cell == "base"}
+        values[held] = [score.value for score in report.scores if score.metric == "style_similarity"]
+        used = "6 references, held out, never trained on" if held == 6 else "5 references, trained on"
+        assert notes == {used}
+        fid = [score for score in report.scores if score.metric == "fid" and score.cell == "base"]
+        assert fid[0].note.startswith("5 references, trained on")
+        assert any(("never trained on; FID" in note) == (held == 6) for note in report.notes)
+    assert values[0] == values[3] != values[6]
+
+
+def test_a_held_out_image_that_was_trained_on_ends_the_evaluation_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    record = trained("own", "base")
+    run = add_run(tmp_path, "cartoon", "1", record)
+    draw_prepared(run, held=6)
+    (run.images / "stray.png").write_bytes((run.heldout / "7.png").read_bytes())
+    monkeypatch.setattr("eval.stage._load_generator", lambda *_: pytest.fail("it began"))
+    with pytest.raises(VerificationFailed, match=r"stray\.png: a copy of the held-out heldout/7\.png"):
+        run_stage(run, make_spec(), record, monkeypatch, held=6)
 
 
 def test_images_of_one_colour_are_found(tmp_path: Path):

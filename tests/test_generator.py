@@ -13,7 +13,8 @@ from PIL import Image
 from brushset.bases.configs import SD15
 from brushset.errors import UsageError, VerificationFailed
 from brushset.generator import MultiLoRAGenerator, Sampling, create_comparison_grid, mix_label
-from brushset.lora.convert import convert_to_diffusers
+from brushset.lora.adapter import WEIGHT_NAME, read_adapter
+from brushset.lora.convert import convert_adapter
 from brushset.lora.keys import key_table
 from brushset.records import BaseFile
 
@@ -148,7 +149,8 @@ def test_an_adapter_that_is_not_loaded_names_those_that_are(generator: MultiLoRA
 def test_kohya_and_diffusers_form_give_the_same_image(
     tiny_base: BaseFile, loras: dict[str, Path], tmp_path: Path
 ) -> None:
-    conversion = convert_to_diffusers(loras["anime"], tmp_path / "adapter")
+    target = tmp_path / "adapter" / WEIGHT_NAME
+    conversion = convert_adapter(read_adapter(loras["anime"]), "diffusers", target, verify=False)
     made = MultiLoRAGenerator(tiny_base, device="cpu")
     images = []
     for path in (loras["anime"], conversion.path, conversion.path.parent):

@@ -8,7 +8,15 @@ from lora_files import write_lora
 
 from brushset.bases.configs import SD15
 from brushset.errors import EnvironmentProblem, UsageError
-from brushset.lora.metadata import legacy_hash, model_hash, read_metadata, rewrite_metadata, with_hashes
+from brushset.lora.metadata import (
+    legacy_hash,
+    model_hash,
+    read_metadata,
+    rewrite_metadata,
+    window_hash,
+    with_hashes,
+)
+from brushset.lora.save import adapter_bytes, save_adapter
 
 METADATA = {"ss_output_name": "cartoon", "ss_network_dim": "4", "modelspec.title": 'a "title" — ü'}
 
@@ -101,3 +109,36 @@ def test_a_pickle_is_not_read(tmp_path: Path) -> None:
     path.write_bytes(b"PK\x03\x04 a zip")
     with pytest.raises(UsageError, match="a pickle"):
         read_metadata(path)
+
+
+def test_saving_gives_the_bytes_of_the_safetensors_library_but_for_the_order_of_metadata(tmp_path: Path) -> None:
+    import torch
+    from lora_files import lora_state
+    from safetensors.torch import save
+
+    state = {name: tensor.bfloat16() for name, tensor in lora_state(architecture=SD15, dim=2).items()}
+    state["lora_unet_conv_in.lora_up.weight"] = torch.ones(3, 2)  # another dtype goes first, whatever its name
+    path = tmp_path / "x.safetensors"
+    digest = save_adapter(path, state, {"ss_z": "1", "modelspec.title": "ü", "ss_a": "2"})
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    theirs = save(state, {"ss_a": "2"})
+    assert tensor_bytes(path) == theirs[8 + int.from_bytes(theirs[:8], "little") :]
+    told = read_metadata(path)
+    assert list(told) == sorted(told)
+    assert (told["sshs_model_hash"], told["sshs_legacy_hash"]) == (model_hash(path), legacy_hash(path))
+    assert sd_scripts_hashes(path) == (told["sshs_model_hash"], told["sshs_legacy_hash"])
+
+
+def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
+    from lora_files import lora_state
+
+    state, told = lora_state(), {f"ss_{number}": str(number) for number in range(30)}
+    backwards = dict(reversed(state.items())), dict(reversed(told.items()))
+    assert adapter_bytes(state, told) == adapter_bytes(*backwards)
+    assert adapter_bytes(state, told)[8:10] == b'{"'
+
+
+def test_the_old_hash_of_any_file_is_of_64_kib_at_1_mib(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    path.write_bytes(bytes(range(256)) * 5000)
+    assert window_hash(path) == hashlib.sha256(path.read_bytes()[0x100000:0x110000]).hexdigest()[:8]

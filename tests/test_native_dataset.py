@@ -54,6 +54,16 @@ def test_what_cannot_be_trained_on_is_told_at_once(tmp_path: Path) -> None:
         assert words in line
 
 
+def test_what_is_held_out_below_the_folder_is_not_seen(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    run.heldout.mkdir()
+    for suffix in (".png", ".txt"):
+        (run.images / f"0{suffix}").rename(run.heldout / f"0{suffix}")
+    assert [image.path.name for image in read_training_set(settings_of(run)).images] == [
+        f"{i}.png" for i in range(1, 5)
+    ]
+
+
 def test_an_empty_folder_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere: holds no image"):
         read_training_set(settings_of(make_run(tmp_path, {"image_dir": "nowhere"})))

@@ -10,7 +10,7 @@ from native_case import make_run, settings_of
 
 from brushset.errors import UsageError
 from brushset.files import toml_text, write_atomic
-from brushset.kohya.flags import known_flags
+from brushset.kohya.check.flags import known_flags
 from brushset.kohya.render import render_dataset, render_training
 from brushset.native.settings import MEANINGLESS, DatasetKeys, TrainingKeys, read_settings
 from brushset.spec import StyleSpec

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from brushset.kohya.parse_log import LogReader, Progress, describe_phase, read_losses
+from brushset.kohya.parse_log import LogReader, Progress, describe_phase
+from brushset.kohya.scalars import read_losses
 
 LINES = """\
 accelerator device: cpu

@@ -172,7 +172,7 @@ def test_a_launcher_killed_from_outside_takes_its_trainer_along(
 
     # the trainer is found only once the tree has been looked at
     slow_sleeper = "import time; time.sleep(1.5); " + SLEEPER
-    with pytest.raises(TrainerFailed, match="signal 9"):
+    with pytest.raises(TrainerFailed, match="killed by SIGKILL"):
         run(LAUNCHER, tmp_path, slow_sleeper, on_line=kill_launcher)
     assert is_gone(pids[0])
 
@@ -264,7 +264,7 @@ def test_the_environment_is_an_allow_list_without_secrets() -> None:
         (["voluptuous.error.MultipleInvalid: extra keys not allowed"], 1, "exit code 1", "MultipleInvalid: extra keys"),
         (["train_network.py: error: unrecognized arguments: --x"], 2, "exit code 2", "does not know an option"),
         (["something odd"], 9, "exit code 9", 'last line "something odd"'),
-        ([], -11, "killed by signal 11", "it said nothing"),
+        ([], -11, "killed by SIGSEGV", "it said nothing"),
     ],
 )  # fmt: skip
 def test_a_failure_is_explained_from_the_log(lines: list[str], code: int, status: str, cause: str) -> None:

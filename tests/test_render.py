@@ -9,7 +9,7 @@ import pytest
 import toml
 
 from brushset.files import toml_text
-from brushset.kohya.flags import check_pair
+from brushset.kohya.check.flags import check_pair
 from brushset.kohya.render import flatten, render_dataset, render_training
 from brushset.load import build_spec
 from brushset.paths import DATASET_CONFIGS, PROFILES, STYLES
@@ -79,7 +79,7 @@ def test_what_is_off_by_default_is_left_out() -> None:
     training = training_of(min_snr_gamma=0.0, cache_latents=False)
     for key in (
         "min_snr_gamma", "noise_offset", "clip_skip", "max_token_length", "gradient_checkpointing", "cache_latents",
-        "xformers", "network_train_unet_only", "persistent_data_loader_workers", "optimizer_args", "no_half_vae",
+        "xformers", "network_train_unet_only", "persistent_data_loader_workers", "no_half_vae",
     ):  # fmt: skip
         assert key not in training, key
 
@@ -109,14 +109,23 @@ def test_each_choice_reaches_its_key() -> None:
     assert training["save_precision"] == "float"
 
 
+def test_adamw_is_fused_unless_something_speaks_against_it() -> None:
+    assert training_of()["optimizer_args"] == ["fused=True"]
+    assert training_of(optimizer_args=("weight_decay=0.1",))["optimizer_args"] == ["weight_decay=0.1", "fused=True"]
+    for args in (("fused=False",), ("foreach=True",), ("fused = True",)):
+        assert training_of(optimizer_args=args)["optimizer_args"] == list(args)
+    for kept in ({"optimizer": "Lion"}, {"optimizer": "AdamW8bit"}, {"mixed_precision": "fp16"}):
+        assert "optimizer_args" not in training_of(**kept)
+
+
 def test_every_training_field_changes_the_pair_or_is_known_not_to() -> None:
     elsewhere = {  # tf32: native engine only, as its field says; the others rule how the trainer is run and watched
-        "engine", "tf32", "extra", "target_steps", "save_state_minutes", "stall_minutes", "stall_ends",
+        "engine", "processes", "tf32", "extra", "target_steps", "save_state_minutes", "stall_minutes", "stall_ends",
         "retry_out_of_memory", "validate_every_n_epochs", "early_stop_patience", "sample_every_n_epochs",
     }  # fmt: skip
     other: dict[str, Any] = {
         "attention": "xformers", "lr_scheduler": "linear", "optimizer": "Lion", "mixed_precision": "fp16",
-        "save_precision": "fp16", "optimizer_args": ("a=1",), "max_steps": 3, "max_token_length": 150,
+        "save_precision": "fp16", "optimizer_args": ("weight_decay=0.1",), "max_steps": 3, "max_token_length": 150,
         "min_bucket_reso": 128, "max_bucket_reso": 2048, "bucket_reso_steps": 128, "clip_skip": 2, "repeats": 2,
     }  # fmt: skip
     defaults = make_spec()

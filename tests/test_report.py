@@ -15,11 +15,14 @@ from PIL import Image
 from brushset.load import spec_text
 from brushset.page.plots import plot_loss, running_mean
 from brushset.page.tables import score_table, spread, thumbnail
+from brushset.page.template import duration
+from brushset.page.training import training_samples
 from brushset.page.verdict import judge
 from brushset.paths import RunPaths
 from brushset.pipeline import StageContext, StageRecord
 from brushset.records import (
     Adapter,
+    Attempt,
     Audit,
     Caption,
     Captions,
@@ -28,6 +31,7 @@ from brushset.records import (
     EngineConfig,
     EvalReport,
     Exports,
+    Finding,
     LossPoint,
     Package,
     Prepared,
@@ -36,9 +40,11 @@ from brushset.records import (
     Report,
     Score,
     Trained,
+    TrainSample,
+    ValidationPoint,
 )
 from brushset.spec import EvaluateSection, StyleSpec
-from brushset.stages.report import NEEDS, STAGE, duration
+from brushset.stages.report import NEEDS, STAGE
 
 NASTY = '<script>alert("x")</script><img src=x onerror=alert(1)> & "quotes" \'n\' {{ 7 * 7 }}'
 SETTINGS = EvaluateSection(prompts=("a cat", "a house <b>"), seeds=(1, 2), width=64, height=64)
@@ -115,6 +121,10 @@ def make_records(folder: str, *, trained: Trained, evaluation: EvalReport) -> di
             folder=folder, found=21, ok=18, needs_upscaling=2, unusable=1, verdict="too few",
             reasons=(f"{NASTY}: cannot be read",), formats={"PNG": 21}, min_side_px=256, median_side_px=300,
             max_side_px=320, with_sidecar=0,
+            findings=tuple(
+                Finding(code=code, severity=severity, count=1, images=(), text=f"{code} {NASTY}", fix="do it")
+                for code, severity in (("blurry", "warning"), ("converted", "note"))
+            ),
         ),
         Prepared: Prepared(images=images, skipped={"bad.png": "truncated"}),
         Captions: Captions(captioner="blip", trigger="cartoonstyle", captions=captions),
@@ -176,11 +186,19 @@ class Loads(html.parser.HTMLParser):
                 self.handlers.append(name)
 
 
+def test_what_the_audit_warns_of_is_told_and_its_page_linked(tmp_path: Path):
+    _, page = make_report(tmp_path)
+    assert "blurry &lt;script&gt;" in page
+    assert "; fix: do it" in page
+    assert "converted &lt;script&gt;" not in page
+
+
 def test_the_page_loads_nothing_from_outside(tmp_path: Path):
     _, page = make_report(tmp_path)
     loads = Loads(page)
     assert len(loads.found) > 12 + 12, "pictures of the grid and of the training images"
-    assert not [value for value in loads.found if not value.startswith(("data:image/", "#"))]
+    outside = [value for value in loads.found if not value.startswith(("data:image/", "#"))]
+    assert outside == ["audit/index.html"], "a link to what lies beside the page, which nothing loads"
     assert not {"script", "link", "iframe", "object", "embed"} & set(loads.tags)
     css = "".join(re.findall(r"<style>.*?</style>", page, re.DOTALL))
     assert "@import" not in css
@@ -345,3 +363,46 @@ def test_run_jsons_surroundings_are_shown_where_there_is_one(tmp_path: Path):
     assert "orchestrate.py --style cartoon --images &#39;a folder&#39;" in page
     assert "with uncommitted changes" in page
     assert "torch 2.10.0" in page
+
+
+def test_validation_samples_and_attempts_of_a_training_are_shown(tmp_path: Path):
+    plain = make_trained()
+    trained = plain.model_copy(
+        update={
+            "validation": tuple(ValidationPoint(epoch=e, step=20 * e, loss=0.2 - 0.01 * e) for e in range(1, 7)),
+            "best_epoch": 6,
+            "samples": (TrainSample(epoch=2, prompt="cartoonstyle, <a cat>", path="logs/trainer/sample/gone.png"),),
+            "attempts": (
+                Attempt(
+                    number=1, from_step=0, to_step=50, batch_size=4, gradient_accumulation_steps=1, seconds=60,
+                    gradient_checkpointing=False, ending="out of memory", log="logs/train-001.log",
+                ),
+                Attempt(
+                    number=2, from_step=40, to_step=120, batch_size=2, gradient_accumulation_steps=2, seconds=90,
+                    gradient_checkpointing=True, ending="", log="logs/train.log",
+                ),
+            ),
+        }
+    )  # fmt: skip
+    _, page = make_report(tmp_path, trained=trained)
+    assert "those of epoch 6" in page
+    assert "cartoonstyle, &lt;a cat&gt;" in page
+    assert "image is gone" in page
+    assert "out of memory" in page
+    assert "killed with brushset" in page
+    assert "2 × 2, gradient checkpointing" in page
+    _, without = make_report(tmp_path / "other", trained=plain)
+    for heading in ("What it made while training", "Attempts", "held-out images, measured"):
+        assert heading in page
+        assert heading not in without
+    assert plot_loss(trained.losses, trained.validation).count("stroke-dasharray") > plot_loss(trained.losses).count(
+        "stroke-dasharray"
+    )
+
+
+def test_of_many_sampled_epochs_some_are_shown_the_last_among_them(tmp_path: Path):
+    samples = tuple(TrainSample(epoch=e, prompt=p, path="gone.png") for e in range(1, 41) for p in "abcdef")
+    shown = training_samples(make_trained().model_copy(update={"samples": samples}), tmp_path)
+    assert len(shown.epochs) == 8
+    assert shown.epochs[-1].epoch == 40
+    assert shown.prompts == ("a", "b", "c", "d")

@@ -136,3 +136,24 @@ def test_events_are_kept_as_json_lines(tmp_path: Path) -> None:
     events = [json.loads(line) for line in outcome.run.events.read_text().splitlines()]
     assert [event["event"] for event in events] == ["run_start", "stage_start", "stage_end", "run_end"]
     assert {event["style"] for event in events} == {"mine"}
+
+
+def test_what_was_kept_to_go_on_from_goes_once_its_training_is_on_record(tmp_path: Path) -> None:
+    def keep(ctx: StageContext) -> Done:
+        (ctx.run.attempts / ctx.digest[:12]).mkdir(parents=True, exist_ok=True)
+        return write(ctx)
+
+    def die(ctx: StageContext) -> Done:
+        keep(ctx)
+        raise InputError("no")
+
+    runs = RunsDir(tmp_path)
+    with pytest.raises(InputError):
+        run_style(ask(), [stage(die, "train")], runs, EventLog())
+    (run,) = runs.runs_of("mine")
+    assert len(list(run.attempts.iterdir())) == 1
+    run_style(ask(), [stage(keep, "train")], runs, EventLog())
+    assert not run.attempts.exists()
+    with pytest.raises(InputError):
+        run_style(ask(), [stage(die, "train", version=2)], runs, EventLog())  # another training: the record is not its
+    assert len(list(run.attempts.iterdir())) == 1

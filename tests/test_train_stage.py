@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -143,7 +144,10 @@ def test_the_pair_and_the_arithmetic_of_the_run_are_written(tmp_path: Path) -> N
         engine="fake",
         images=4,
         repeats=1,
-        arithmetic="repeats 1: as the style says; 3 batches an epoch × 3 epochs → 9 optimizer steps",
+        arithmetic=(
+            "repeats 1: as the style says; 3 batches an epoch × 3 epochs → 9 optimizer steps; effective batch 2; "
+            "learning rate cosine over 9 steps"
+        ),
         batches_per_epoch=3,
         epochs=3,
         steps=9,
@@ -239,7 +243,7 @@ def lose_the_loss(folder: Path, about: dict[str, Any]) -> None:
         (lose_the_final_file, "ink.safetensors: the engine said it was written"),
         (cut_the_final_file, "not a safetensors file, or cut short"),
         (lose_an_epoch, "1 epoch files are missing, the first is ink-000002"),
-        (stop_early, "trained for 8 steps, 9 were asked for"),
+        (stop_early, "trained for 8 steps in 3 epochs, 9 in 3 were asked for"),
         (lose_the_loss, "loss was NaN or infinite at 1 steps, first at 2"),
         (break_tensor, "1 of 792 tensors hold NaN"),
         (change_later, "ink-000001.safetensors: 1 tensors have the wrong shape"),
@@ -289,3 +293,55 @@ def test_a_disk_too_small_for_all_epochs_is_found_before_training(
 )
 def test_the_last_epoch_is_the_final_file(epochs: int, every: int, names: list[str]) -> None:
     assert expected_checkpoints("x", epochs, every) == {f"{name}.safetensors" for name in names}
+
+
+def test_beside_the_best_epoch_the_last_one_is_kept() -> None:
+    assert expected_checkpoints("x", 5, 2, best_epoch=3) == {f"x-00000{epoch}.safetensors" for epoch in (2, 4, 5)}
+    assert expected_checkpoints("x", 5, 2, best_epoch=5) == {f"x-00000{epoch}.safetensors" for epoch in (2, 4)}
+
+
+class KeepingEngine(FakeEngine):
+    """Leaves something to go on from, and notes whether it found that."""
+
+    found: bool
+
+    def train(self, job: TrainJob, emit: Emit) -> Trained:
+        self.found = (job.attempts / "state").is_file()
+        self.job = job
+        job.attempts.mkdir(parents=True, exist_ok=True)
+        (job.attempts / "state").touch()
+        return super().train(job, emit)
+
+
+def train_again(rig: Rig, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, *, forced: bool = False) -> None:
+    monkeypatch.setattr(engines, "ENGINES", {"fake": lambda: engine})
+    shutil.rmtree(rig.run.workdir("train"), ignore_errors=True)
+    rig.run.workdir("train").mkdir()
+    context = StageContext(rig.spec, rig.run, rig.run.workdir("train"), rig.emit, rig.records, None, "ab" * 32, forced)
+    train.STAGE.run(context)
+
+
+def test_what_an_engine_keeps_is_found_again_unless_training_is_forced(
+    train_with: Callable[..., tuple[Rig, Trained]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, _ = train_with()
+    engine = KeepingEngine()
+    seen = []
+    for forced in (False, False, True):
+        train_again(rig, engine, monkeypatch, forced=forced)
+        seen.append((engine.found, engine.job.anew))
+    assert seen == [(False, False), (True, False), (False, True)]
+    assert engine.job.attempts == rig.run.attempts / ("ab" * 6)
+
+
+def test_what_led_to_a_wrong_result_is_set_aside(
+    train_with: Callable[..., tuple[Rig, Trained]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, _ = train_with()
+    for _ in range(2):
+        with pytest.raises(VerificationFailed):
+            train_again(rig, KeepingEngine(break_tensor), monkeypatch)
+    assert [path.name for path in rig.run.attempts.iterdir()] == ["ab" * 6 + "-refused"]
+    engine = KeepingEngine()
+    train_again(rig, engine, monkeypatch)
+    assert not engine.found

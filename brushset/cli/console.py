@@ -15,11 +15,15 @@ _PLAIN_EVERY_S = 15.0
 
 
 class ConsoleListener:
-    """Turns events into bars and lines. `stages` is how many a run has."""
+    """Turns events into bars and lines. `stages` is how many a run has. One of several at once puts its style before
+    each line, and its bars among those that all share.
+    """
 
-    def __init__(self, console: Console, stages: int) -> None:
+    def __init__(self, console: Console, stages: int, *, one_of: str = "", shared: Progress | None = None) -> None:
         self._console = console
         self._stages = stages
+        self._one_of = one_of
+        self._shared = shared
         self._style = ""
         self._last_plain = 0.0
         self._bars: Progress | None = None
@@ -34,24 +38,22 @@ class ConsoleListener:
 
     def close(self) -> None:
         """Takes the bars down."""
-        if self._bars is not None:
+        if self._shared is not None:
+            for bar in (self._inner_bar, self._stage_bar):
+                if bar is not None:
+                    self._shared.remove_task(bar)
+        elif self._bars is not None:
             self._bars.stop()
         self._bars = self._stage_bar = self._inner_bar = None
 
     def _on_run_start(self, fields: Mapping[str, object]) -> None:
         self.close()
         self._style = str(fields["style"])
-        self._say(f"[bold]{escape(self._style)}[/bold]  {escape(str(fields['folder']))}")
+        heading = "" if self._one_of else f"[bold]{escape(self._style)}[/bold]  "
+        self._say(f"{heading}{escape(str(fields['folder']))}")
         self._say(f"  engine {escape(str(fields['engine']))}: {escape(str(fields['reason']))}")
         if self._console.is_terminal:
-            columns = (
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-            )
-            self._bars = Progress(*columns, TextColumn("{task.fields[note]}"), console=self._console, transient=True)
+            self._bars = self._shared or make_bars(self._console)
             self._stage_bar = self._bars.add_task(self._style, total=self._stages, note="")
             self._bars.start()
 
@@ -82,7 +84,12 @@ class ConsoleListener:
         self._say(f"    [yellow]{escape(str(fields['text']))}[/yellow]")
 
     def _on_progress(self, fields: Mapping[str, object]) -> None:
-        self._inner(str(fields["what"]), int(str(fields["done"])), int(str(fields["total"])), "")
+        note = ""
+        if isinstance(rate := fields.get("per_s"), float) and rate < 1000:
+            note = f"{rate:.2f}/s"
+        if isinstance(eta := fields.get("eta_s"), float) and eta:
+            note += f"  ETA {_seconds(eta)}"
+        self._inner(str(fields["what"]), int(str(fields["done"])), int(str(fields["total"])), note)
 
     def _on_train_step(self, fields: Mapping[str, object]) -> None:
         note = f"loss {_number(fields.get('loss'), '.4f')}  {_number(fields.get('it_per_s'), '.2f')} it/s"
@@ -95,8 +102,9 @@ class ConsoleListener:
             self._plain(what, done, total, note)
             return
         if self._inner_bar is None:
-            self._inner_bar = self._bars.add_task(what, total=total, note=note)
-        self._bars.update(self._inner_bar, description=f"  {escape(what)}", completed=done, total=total, note=note)
+            self._inner_bar = self._bars.add_task("", total=total, note=note)
+        whose = f"{escape(self._one_of)} " if self._one_of else "  "
+        self._bars.update(self._inner_bar, description=f"{whose}{escape(what)}", completed=done, total=total, note=note)
         if done >= total:
             self._drop_inner()
 
@@ -116,7 +124,22 @@ class ConsoleListener:
             self._bars.advance(self._stage_bar)
 
     def _say(self, text: str) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True)
+        whose = f"[bold]{escape(self._one_of)}[/bold]  " if self._one_of else ""
+        self._console.print(whose + text, highlight=False, soft_wrap=True)
+
+
+def make_bars(console: Console) -> Progress:
+    """Bars with room for a note; gone from the terminal once they are stopped."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+    )
 
 
 def _seconds(value: object) -> str:

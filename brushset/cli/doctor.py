@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from brushset.cli.devices import list_gpus
+from brushset.cli.mps import PROGRAM
 from brushset.files import read_toml
 from brushset.manifest import device_name
 from brushset.paths import PROJECT, cache_dir
@@ -34,6 +36,7 @@ def examine(runs_dir: Path, locate_sd_scripts: Callable[[], str]) -> list[Findin
         _python(),
         *_packages(),
         _device(),
+        *_gpus(),
         _disk(runs_dir),
         _writable(runs_dir),
         _writable(cache_dir()),
@@ -72,6 +75,19 @@ def _packages() -> list[Finding]:
 def _device() -> Finding:
     name = device_name()
     return Finding("device", name, ok=True, fix="training at full size wants a GPU" if name.startswith("CPU") else "")
+
+
+def _gpus() -> list[Finding]:
+    """What `--gpus` and `--parallel --mps` may be given; nothing where there is no GPU."""
+    gpus = list_gpus()
+    if not gpus:
+        return []
+    found = ", ".join(f"{gpu.index}: {gpu.name}, {gpu.free_gb:.0f} GB free" for gpu in gpus)
+    program = shutil.which(PROGRAM)
+    return [
+        Finding("GPUs", found, ok=True),
+        Finding("MPS", f"{program}, for --parallel N --mps" if program else f"{PROGRAM} is not on PATH", ok=True),
+    ]
 
 
 def _disk(folder: Path) -> Finding:

@@ -82,7 +82,8 @@ def print_event(event: str, fields: Mapping[str, object]) -> None:
 def tell(error: BrushsetError | Interrupted, *, as_json: bool) -> int:
     """Tells an error; returns its exit code."""
     if as_json:
-        print_event("error", {"message": str(error), "exit_code": error.exit_code})
+        detail = {"detail": error.detail} if isinstance(error, TrainerFailed) and error.detail else {}
+        print_event("error", {"message": str(error), "exit_code": error.exit_code, **detail})
     _say(str(error))
     if isinstance(error, TrainerFailed) and error.detail:
         stderr.print(error.detail, style="dim", markup=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brushset.bases.resolve import resolve_base
+from brushset.cli.devices import see_only
 from brushset.cli.guard import listen, stdout
 from brushset.cli.options import Options
 from brushset.errors import UsageError
@@ -54,6 +55,7 @@ def infer(options: Options, request: InferenceRequest) -> None:
     """
     from brushset.generator import MultiLoRAGenerator
 
+    see_only(options.gpus)
     runs = RunsDir(options.runs_dir.absolute())
     mixes = [parse_mix(request.loras)] if request.loras else []
     asked = [] if "all" in options.style else options.style

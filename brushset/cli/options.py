@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
+from brushset.cli.devices import parse_gpus
 from brushset.errors import UsageError
 from brushset.load import Tables, load_style
 from brushset.paths import PROFILES, STYLES
@@ -43,6 +44,13 @@ class Options:
     epochs: Annotated[int | None, typer.Option(help="Passes over the images.")] = None
     batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None
+    parallel: Annotated[int, typer.Option(min=1, metavar="N", help="Styles trained at once, a process each.")] = 1
+    gpus: Annotated[
+        str | None, typer.Option(metavar="0,1", help="GPUs for one training, or, with --parallel, for the styles.")
+    ] = None
+    mps: Annotated[bool, typer.Option("--mps", help="With --parallel: overlap kernels by CUDA MPS where it works.")] = (
+        False
+    )
     runs_dir: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs")
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None
     force: Annotated[str | None, typer.Option(metavar="STAGE", help="Redo this stage and what depends on it.")] = None
@@ -143,6 +151,8 @@ def load_spec(name: str, options: Options, *, images: Path | None) -> StyleSpec:
         )
         raise UsageError(f"styles/{name}.toml: no such style; {hint}")
     layers = options.layers()
+    if options.gpus is not None and options.parallel == 1:
+        layers.append(("--gpus", {"train": {"processes": len(parse_gpus(options.gpus))}}))
     if images is not None:
         layers.append(("--images", {"dataset": {"images": str(images)}}))
     return load_style(path, profiles=options.profiles(), settings=options.settings, layers=layers)

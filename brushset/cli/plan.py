@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.table import Table
 
@@ -13,10 +14,11 @@ from brushset.cli.options import Options
 from brushset.engines import planned_command, sd_scripts_state
 from brushset.errors import EnvironmentProblem
 from brushset.files import toml_text
-from brushset.images import list_source_images
 from brushset.kohya.render import render_dataset, render_training
+from brushset.listing import list_source_images
 from brushset.load import spec_text
 from brushset.paths import PROJECT
+from brushset.prepare.holdout import count_heldout
 from brushset.spec import StyleSpec
 from brushset.stages.configure import choose_repeats
 
@@ -33,7 +35,7 @@ def show_plan(spec: StyleSpec, engine_reason: str, *, stages: Sequence[str], unt
     say(f"stages    {' → '.join(stages[: last + 1])}")
     command = planned_command(spec)
     say(f"command   {shlex.join(command) if command else 'none: the native engine trains in this process'}")
-    repeats, why = choose_repeats(spec.train, max(1, len(list_source_images(folder)) if folder.is_dir() else 1))
+    repeats, why = _planned_repeats(spec, folder)
     say(f"length    {why}")
     for title, text in (
         ("spec.toml", spec_text(spec)),
@@ -41,6 +43,16 @@ def show_plan(spec: StyleSpec, engine_reason: str, *, stages: Sequence[str], unt
         ("config/training.toml", toml_text(render_training(spec))),
     ):
         say(f"\n# ---- {title}\n{text.rstrip()}")
+
+
+def _planned_repeats(spec: StyleSpec, folder: Path) -> tuple[int, str]:
+    """As far as file names tell: the audit may leave some out."""
+    found = len(list_source_images(folder)) if folder.is_dir() else 0
+    held = count_heldout(found, spec.dataset)
+    if not found and spec.train.repeats is None and spec.train.max_steps is None:
+        return 1, "repeats follow from the number of images, once they are there"
+    repeats, why = choose_repeats(spec.train, max(1, found - held))
+    return repeats, f"{why}; of {found} images about {held} would be held out" if held else why
 
 
 def show_doctor(options: Options) -> None:

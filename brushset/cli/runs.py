@@ -1,42 +1,43 @@
 """Commands that run stages: the whole pipeline for one or several styles, or one stage on a trained run.
 
 Several styles go in two legs, all of them up to `convert` first, so that each one's evaluation sees the others'
-adapters. One style that fails does not touch the others; the exit code is that of the first failure.
+adapters; with `--parallel` several go that first leg at once, a process each. One style that fails does not touch the
+others; the exit code is that of the first failure.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
-
-from rich.table import Table
 
 from brushset.bases.resolve import resolve_base
 from brushset.cli.console import ConsoleListener
-from brushset.cli.guard import AlreadyTold, listen, print_event, stderr, stdout, tell
+from brushset.cli.devices import list_gpus, memory_warnings, parse_gpus, require_gpus, see_only
+from brushset.cli.guard import AlreadyTold, listen, tell
 from brushset.cli.options import Options, load_spec
 from brushset.cli.plan import show_plan
-from brushset.cli.sources import find_images, images_by_style, style_names
+from brushset.cli.several import PackedLeg, refuse_spread, run_packed
+from brushset.cli.sources import find_images, style_names
 from brushset.engines import choose_engine
-from brushset.errors import BrushsetError, InputError, UsageError
+from brushset.errors import BrushsetError, UsageError
 from brushset.images import source_digest
 from brushset.load import load_style
 from brushset.log import EventLog
 from brushset.manifest import read_manifest
 from brushset.paths import PROJECT, RunsDir
 from brushset.pipeline import Stage
+from brushset.prepare.upscale import check_upscaler
 from brushset.protocols import Emit
-from brushset.records import Audit, AuditedImage
+from brushset.records import BaseFile
 from brushset.session import Ask, Outcome, run_style
-from brushset.spec import DatasetSection, StyleSpec
+from brushset.spec import StyleSpec
 from webui_export.stage import check_targets
 
 FIRST_LEG_ENDS_AT = "convert"
 OWN_SECTIONS = {"convert": (), "evaluate": ("evaluate",), "export": ("export",), "report": ()}
-AuditFolder = Callable[[Path, DatasetSection, Emit], tuple[Audit, list[AuditedImage]]]
 
 
 @dataclass(frozen=True)
@@ -59,24 +60,33 @@ def run_styles(stages: Sequence[Stage[Any]], options: Options, *, until: str | N
         if stage is not None and stage not in known:
             raise UsageError(f'"{stage}" is no stage; stages: {", ".join(known)}')
     names = style_names(options)
+    if options.mps and options.parallel == 1:
+        raise UsageError("--mps lets several styles share a GPU; fix: --parallel N with it")
     if options.dry_run:
         for name in names:
             spec, reason = _resolved(name, options, touch=False)
             show_plan(spec, reason, stages=known, until=until)
         return
+    see_only(options.gpus)
     events, listener = listen(options, len(stages))
+    if options.parallel > 1 and len(names) == 1:
+        events("note", text=f"--parallel {options.parallel}: {names[0]} is the only style, so nothing goes beside it")
     failures: dict[str, BrushsetError] = {}
     for leg in _legs(names, known, until=until, force=options.force):
-        for name in names:
-            if name not in failures:
-                work = partial(_run_one, name, options, stages, events, leg)
-                failures |= _failure_of(name, work, options, listener)
-    _raise_first(failures)
+        going_on = [name for name in names if name not in failures]
+        if options.parallel > 1 and len(going_on) > 1 and _is_early(leg.until, known):
+            failures |= _run_at_once(going_on, options, leg, known, (events, listener))
+            continue
+        for name in going_on:
+            work = partial(_run_one, name, options, stages, events, leg)
+            failures |= _failure_of(name, work, options, listener)
+    _raise_first({name: failures[name] for name in names if name in failures})
 
 
 def work_on_run(stages: Sequence[Stage[Any]], options: Options, stage: Stage[Any]) -> None:
     """Does one stage on the newest run of each style that is meant; earlier stages are taken as they stand."""
     runs = RunsDir(options.runs_dir.absolute())
+    see_only(options.gpus)
     asked = bool(options.style)
     names = style_names(options) if asked else runs.styles()
     if not names:
@@ -88,27 +98,38 @@ def work_on_run(stages: Sequence[Stage[Any]], options: Options, stage: Stage[Any
     _raise_first(failures)
 
 
-def audit_folders(options: Options, audit_folder: AuditFolder) -> None:
-    """Audits the folders of the styles that are meant, and prints a table. Reads only."""
-    events, listener = listen(options, 1)
-    folders = images_by_style(options)
-    names = style_names(options) if options.style or any(folders) or not folders else [""]
-    unusable: list[str] = []
+def _run_at_once(
+    names: Sequence[str],
+    options: Options,
+    leg: Leg,
+    known: Sequence[str],
+    told: tuple[EventLog, ConsoleListener | None],
+) -> dict[str, BrushsetError]:
+    """A leg of several styles side by side. What all of them share is made before: demo images, sd-scripts, bases."""
+    events, listener = told
+    specs: dict[str, StyleSpec] = {}
+    full_size: list[StyleSpec] = []
+    failures: dict[str, BrushsetError] = {}
+
+    def prepare(name: str) -> None:
+        spec, _ = _resolved(name, options, touch=True)
+        refuse_spread(spec)
+        base = _require_base(spec, leg, known, events)
+        full_size.extend([spec] if base and not base.narrow else [])
+        specs[name] = spec
+
     for name in names:
-        section = load_spec(name, options, images=None).dataset if name else DatasetSection()
-        folder = find_images(name, options, touch=True) if name else folders[""]
-        audit, images = audit_folder(folder, section, events)
-        if listener is not None:
-            listener.close()
-        _show_audit(name or folder.name, audit, images, options)
-        if audit.verdict == "unusable":
-            unusable += [f"{folder}: {reason}" for reason in audit.reasons]
-    if unusable:
-        raise InputError.of_many(unusable)
+        failures |= _failure_of(name, partial(prepare, name), options, listener)
+    for line in memory_warnings(full_size, options.parallel, gpus=parse_gpus(options.gpus), seen=list_gpus()):
+        events("warning", text=line)
+    if specs and leg.until is not None:
+        packed = PackedLeg(tuple(specs), leg.until, leg.force, stages=known.index(leg.until) + 1)
+        failures |= run_packed(packed, options, events)
+    return failures
 
 
 def _failure_of(
-    name: str, work: Callable[[], Outcome], options: Options, listener: ConsoleListener | None
+    name: str, work: Callable[[], object], options: Options, listener: ConsoleListener | None
 ) -> dict[str, BrushsetError]:
     """Does the work; tells and returns its failure, under the style's name, where it has one."""
     try:
@@ -132,12 +153,19 @@ def _raise_first(failures: Mapping[str, BrushsetError]) -> None:
 def _run_one(name: str, options: Options, stages: Sequence[Stage[Any]], events: EventLog, leg: Leg) -> Outcome:
     spec, reason = _resolved(name, options, touch=True)
     images = source_digest(spec.images_dir(PROJECT))
-    known = [stage.name for stage in stages]
-    if leg.until is None or known.index(leg.until) >= known.index("train"):
-        # A base of another family, or one that cannot be had, is to be told before hours of captioning.
-        resolve_base(spec.base.model, spec.base.revision, events)
+    _require_base(spec, leg, [stage.name for stage in stages], events)
     ask = Ask(spec, images, reason, until=leg.until, force=leg.force)
     return run_style(ask, stages, RunsDir(options.runs_dir.absolute()), events)
+
+
+def _require_base(spec: StyleSpec, leg: Leg, known: Sequence[str], emit: Emit) -> BaseFile | None:
+    """The base, where it will be trained. One of another family, one that cannot be had, and missing GPUs are to be told
+    before hours of captioning.
+    """
+    if leg.until is None or known.index(leg.until) >= known.index("train"):
+        require_gpus(spec.train.processes, os.environ, list_gpus())
+        return resolve_base(spec.base.model, spec.base.revision, emit)
+    return None
 
 
 def _redo(name: str, options: Options, stages: Sequence[Stage[Any]], stage: Stage[Any], events: EventLog) -> Outcome:
@@ -166,7 +194,8 @@ def _resolved(name: str, options: Options, *, touch: bool) -> tuple[StyleSpec, s
     """The spec with its folder of images and its engine settled, and why that engine."""
     spec = load_spec(name, options, images=find_images(name, options, touch=touch))
     check_targets(spec.export.targets)
-    engine, reason = choose_engine(spec.train.engine, may_fetch=touch)
+    check_upscaler(spec.dataset, PROJECT)
+    engine, reason = choose_engine(spec.train.engine, may_fetch=touch, processes=spec.train.processes)
     changes: dict[str, Any] = {"train": spec.train.model_copy(update={"engine": engine})}
     if engine == "kohya" and spec.base.model == "random:tiny":
         changes["base"] = spec.base.model_copy(update={"model": "random:sd15"})
@@ -176,25 +205,12 @@ def _resolved(name: str, options: Options, *, touch: bool) -> tuple[StyleSpec, s
 
 def _legs(names: Sequence[str], stages: Sequence[str], *, until: str | None, force: str | None) -> list[Leg]:
     """One leg, or two where several styles go on to evaluation; a forced stage is redone in the leg that holds it."""
-    end = stages.index(FIRST_LEG_ENDS_AT)
-    if len(names) == 1 or (until is not None and stages.index(until) <= end):
+    if len(names) == 1 or _is_early(until, stages):
         return [Leg(until, force)]
-    early = force is not None and stages.index(force) <= end
+    early = _is_early(force, stages)
     return [Leg(FIRST_LEG_ENDS_AT, force if early else None), Leg(until, None if early else force)]
 
 
-def _show_audit(name: str, audit: Audit, images: Sequence[AuditedImage], options: Options) -> None:
-    if options.json:
-        print_event("audit", {"style": name, **audit.model_dump(mode="json")})
-        return
-    table = Table("style", "images", "ok", "to upscale", "unusable", "shorter side", "formats", "captions", "verdict")
-    formats = ", ".join(f"{kind} {count}" for kind, count in sorted(audit.formats.items()))
-    sides = f"{audit.min_side_px}–{audit.median_side_px}–{audit.max_side_px} px"
-    numbers = [str(value) for value in (audit.found, audit.ok, audit.needs_upscaling, audit.unusable)]
-    table.add_row(name, *numbers, sides, formats, str(audit.with_sidecar), audit.verdict)
-    stdout.print(table)
-    for reason in audit.reasons:
-        stdout.print(f"  {reason}", markup=False)
-    for image in images:
-        if image.verdict == "unusable":
-            stderr.print(f"  {image.path!r}: {image.reason}", markup=False)
+def _is_early(stage: str | None, stages: Sequence[str]) -> bool:
+    """Whether it belongs to the first leg, in which no style looks at another's adapter."""
+    return stage is not None and stages.index(stage) <= stages.index(FIRST_LEG_ENDS_AT)

@@ -7,7 +7,7 @@ collected, a line each.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,11 @@ from brushset.bases.header import Header, read_header
 from brushset.bases.tensors import load_tensors
 from brushset.errors import UsageError, VerificationFailed
 from brushset.lora.keys import ALPHA, DOWN, PREFIXES, UP, Shape, expected_shapes
+from brushset.lora.kinds import some
 
 if TYPE_CHECKING:
     import torch
 
-_SHOWN = 3
 _ALPHA_TOLERANCE = 2**-8  # alpha is stored in the file's dtype: bf16 keeps 8 bits
 
 
@@ -66,9 +66,9 @@ def _compare_names(header: Header, expected: Mapping[str, Shape]) -> list[str]:
     extra = sorted(header.tensors.keys() - expected.keys())
     findings = []
     if missing:
-        findings.append(f"{len(missing)} of {len(expected)} tensors are missing: {_some(missing)}")
+        findings.append(f"{len(missing)} of {len(expected)} tensors are missing: {some(missing)}")
     if extra:
-        findings.append(f"{len(extra)} tensors do not belong to an SD 1.5 LoRA: {_some(extra)}")
+        findings.append(f"{len(extra)} tensors do not belong to an SD 1.5 LoRA: {some(extra)}")
     return findings
 
 
@@ -78,7 +78,7 @@ def _compare_shapes(header: Header, expected: Mapping[str, Shape]) -> list[str]:
         for name, entry in header.tensors.items()
         if name in expected and entry.shape != expected[name]
     ]
-    return [f"{len(wrong)} tensors have the wrong shape: {_some(wrong)}"] if wrong else []
+    return [f"{len(wrong)} tensors have the wrong shape: {some(wrong)}"] if wrong else []
 
 
 def _compare_ranks(header: Header, dim: int) -> list[str]:
@@ -89,7 +89,7 @@ def _compare_ranks(header: Header, dim: int) -> list[str]:
         other = header.shape(f"{module}.{UP}") or ()
         if kind == DOWN and (entry.shape[:1] != (dim,) or len(other) != len(entry.shape) or other[1] != dim):
             wrong.append(f"{module} has down {list(entry.shape)} and up {list(other)}, rank {dim} expected")
-    return [f"{len(wrong)} modules have the wrong rank: {_some(wrong)}"] if wrong else []
+    return [f"{len(wrong)} modules have the wrong rank: {some(wrong)}"] if wrong else []
 
 
 def _read_values(path: Path) -> dict[str, torch.Tensor]:
@@ -100,11 +100,11 @@ def _check_values(values: Mapping[str, Any], alpha: float) -> list[str]:
     findings = []
     broken = [name for name, tensor in values.items() if not tensor.isfinite().all()]
     if broken:
-        findings.append(f"{len(broken)} of {len(values)} tensors hold NaN or infinity: {_some(sorted(broken))}")
+        findings.append(f"{len(broken)} of {len(values)} tensors hold NaN or infinity: {some(sorted(broken))}")
     other = {name: tensor.item() for name, tensor in values.items() if name.endswith(f".{ALPHA}")}
     wrong = [f"{name} = {value:g}" for name, value in other.items() if abs(value - alpha) > alpha * _ALPHA_TOLERANCE]
     if wrong:
-        findings.append(f"{len(wrong)} modules carry another alpha than {alpha:g}: {_some(sorted(wrong))}")
+        findings.append(f"{len(wrong)} modules carry another alpha than {alpha:g}: {some(sorted(wrong))}")
     for component, prefix in PREFIXES.items():
         ups = [tensor for name, tensor in values.items() if name.startswith(prefix) and name.endswith(UP)]
         if ups and not any(tensor.any() for tensor in ups):
@@ -126,8 +126,3 @@ def _facts(header: Header, values: Mapping[str, Any], dim: int, alpha: float) ->
         up_norm=norm(UP),
         down_norm=norm(DOWN),
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + rest
