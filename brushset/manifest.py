@@ -26,7 +26,7 @@ from brushset.files import read_json, sha256_file, sha256_json, write_atomic, wr
 from brushset.load import spec_text
 from brushset.paths import PROJECT, RunPaths, RunsDir
 from brushset.pipeline import StageRecord
-from brushset.spec import StyleSpec
+from brushset.spec import SUPERVISION, StyleSpec
 
 SCHEMA = 1
 PACKAGES = (
@@ -79,7 +79,7 @@ class RunManifest(BaseModel):
 
 def run_identity(spec: StyleSpec, images: Mapping[str, str]) -> str:
     """What makes two commands the same run: the resolved spec and the very images and captions."""
-    return sha256_json([spec.model_dump(mode="json"), dict(images)])
+    return sha256_json([spec.model_dump(mode="json", exclude={"train": set(SUPERVISION)}), dict(images)])
 
 
 def find_run(runs: RunsDir, style: str, identity: str) -> RunPaths | None:

@@ -33,7 +33,7 @@ from brushset.files import (
 from brushset.paths import RunPaths
 from brushset.protocols import Emit
 from brushset.records import Record
-from brushset.spec import StyleSpec
+from brushset.spec import SUPERVISION, StyleSpec
 
 R = TypeVar("R", bound=Record)
 
@@ -268,4 +268,4 @@ def _dig(spec: StyleSpec, key: str) -> object:
     value: Any = spec
     for part in key.split("."):
         value = getattr(value, part)
-    return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+    return value.model_dump(mode="json", exclude=set(SUPERVISION)) if hasattr(value, "model_dump") else value

@@ -21,6 +21,8 @@ DEFAULT_BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 Px = Annotated[int, Field(ge=64, le=4096)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+# Keys of [train] that rule how a training is watched, not what comes of it: with another value it is the same run.
+SUPERVISION = frozenset({"save_state_minutes", "stall_minutes", "stall_ends", "retry_out_of_memory"})
 # `--set dataset.accept=too-small` names one; a tuple is what a TOML array becomes.
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 

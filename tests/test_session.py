@@ -20,7 +20,7 @@ from brushset.paths import PROJECT, RunsDir
 from brushset.pipeline import Stage, StageContext
 from brushset.records import Record
 from brushset.session import Ask, run_style, style_lock
-from brushset.spec import EvaluateSection, StyleSpec
+from brushset.spec import EvaluateSection, StyleSpec, TrainSection
 
 
 class Done(Record):
@@ -65,6 +65,16 @@ def test_a_changed_setting_makes_a_new_run_that_takes_over_the_rest(tmp_path: Pa
     latest = runs.latest("mine")
     assert latest is not None
     assert latest.run_id == other.run.run_id
+
+
+def test_how_a_training_is_watched_is_no_other_run(tmp_path: Path) -> None:
+    runs = RunsDir(tmp_path)
+    reads_train = stage(write, reads=("train",))
+    first = run_style(ask(), [reads_train], runs, EventLog())
+    watched = ask(train=TrainSection(save_state_minutes=1.0, stall_minutes=1.0, stall_ends=True))
+    again = run_style(watched, [reads_train], runs, EventLog())
+    assert (again.run, again.worked) == (first.run, 0)
+    assert run_style(ask(train=TrainSection(seed=1)), [reads_train], runs, EventLog()).run != first.run
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,9 @@ def describe_length(train: TrainSection, batches: int) -> str:
     factors = f"{train.batch_size} × {train.processes} × {train.gradient_accumulation_steps} = {effective}"
     batch = factors if effective != train.batch_size else str(effective)
     course = f"{train.lr_scheduler} over {steps} steps"
-    if train.lr_warmup_ratio and train.lr_scheduler != "constant":
-        course += f", the first {int(train.lr_warmup_ratio * steps)} of them warm-up"
+    warm_up = int(train.lr_warmup_ratio * steps)
+    if warm_up and train.lr_scheduler != "constant":
+        course += f", the first {warm_up} of them warm-up"
     return f"{divided} × {epochs} epochs → {steps} optimizer steps; effective batch {batch}; learning rate {course}"
 
 
