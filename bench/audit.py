@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import io
 import math
-import multiprocessing
 import os
 import resource
 import sys
@@ -161,7 +160,7 @@ def main() -> None:
     parser.add_argument("--memory", type=int)
     parser.add_argument("--hashes", type=int)
     asked = parser.parse_args()
-    print(f"{os.cpu_count()} cores, start method {multiprocessing.get_start_method()}, load {os.getloadavg()[0]:.1f}")
+    print(f"{os.cpu_count()} cores, processes by {_context().get_start_method()}, load {os.getloadavg()[0]:.1f}")
     if asked.hashes:
         search(asked.hashes)
     elif asked.memory:

@@ -30,7 +30,7 @@ from brushset.spec import DatasetSection, StyleSpec, TrainSection
 from brushset.stages import audit, preprocess
 
 SETTINGS = AuditSettings.of(StyleSpec(name="mine", trigger="t"))
-ODD_FORMATS = Path(__file__).parents[2] / "shared" / "data" / "odd_formats"
+ODD_FORMATS = (Path(__file__).parents[2] / "shared" / "data" / "odd_formats").resolve()
 FETCH = "download or copy it again, or remove it"
 CONVERT = "save it as PNG or JPEG, or remove it"
 TRUNCATED = f"truncated: the end of the file is missing; fix: {FETCH}"

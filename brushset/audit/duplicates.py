@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from brushset.records import AuditedImage, DuplicateGroup
 
-Hashes = np.ndarray[Any, np.dtype[np.uint64]]
-Indices = np.ndarray[Any, np.dtype[np.intp]]
+if TYPE_CHECKING:
+    import numpy as np
+
+    Hashes = np.ndarray[Any, np.dtype[np.uint64]]
+    Indices = np.ndarray[Any, np.dtype[np.intp]]
 
 
 def group_near(hashes: Sequence[int], distance: int) -> list[list[int]]:
@@ -27,6 +28,8 @@ def group_near(hashes: Sequence[int], distance: int) -> list[list[int]]:
 
     Groups and their members are in the order of first appearance; those alone are in none.
     """
+    import numpy as np
+
     if not len(hashes):
         return []
     different, first, where = np.unique(np.array(hashes, dtype=np.uint64), return_index=True, return_inverse=True)
@@ -52,6 +55,8 @@ class _Rest:
 
     def take_component(self, distance: int) -> list[int]:
         """Removes and returns the first and all that it reaches."""
+        import numpy as np
+
         reached, todo = [int(self.indices[0])], [self.hashes[0]]
         self.indices, self.hashes = self.indices[1:], self.hashes[1:]
         while todo and len(self.indices):

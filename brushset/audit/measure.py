@@ -15,14 +15,18 @@ import io
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import numpy as np
 from PIL import Image
 
 from brushset.files import sha256_file
 from brushset.images import UNREADABLE, decode_image
 from brushset.refusal import UnusableImage
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Luma = np.ndarray[Any, np.dtype[np.uint8]]
 
 NORMAL_PX = 256
 THUMBNAIL_PX = 160
@@ -49,7 +53,6 @@ _LUMA_TABLE = (
 )
 # fmt: on
 
-Luma = np.ndarray[Any, np.dtype[np.uint8]]
 Margins = tuple[int, int, int, int]
 
 
@@ -150,6 +153,8 @@ class _FirstLook:
 
 def normal_luma(rgb: Image.Image) -> Luma:
     """Luma (ITU-R 601), uint8 [H, W], of an area of NORMAL_PX² at most."""
+    import numpy as np
+
     luma = rgb.convert("L")
     factor = NORMAL_PX / math.sqrt(luma.width * luma.height)
     if factor < 1:
@@ -164,6 +169,8 @@ def sharpness(luma: Luma) -> float:
 
     Source: Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy, ICPR 2000.
     """
+    import numpy as np
+
     if min(luma.shape) < 3:
         return 0.0
     wide = luma.astype(np.int16)
@@ -173,6 +180,8 @@ def sharpness(luma: Luma) -> float:
 
 def tones(luma: Luma) -> dict[str, float]:
     """Exposure, as the fields of Measures: mean, contrast, and the shares at both ends."""
+    import numpy as np
+
     counts = np.bincount(luma.ravel(), minlength=256)
     reached = np.cumsum(counts) / luma.size
     dark, light = np.searchsorted(reached, (0.01, 0.99))
@@ -186,6 +195,8 @@ def tones(luma: Luma) -> dict[str, float]:
 
 def is_uniform(rgb: Image.Image) -> bool:
     """Whether all but a two-thousandth of the pixels have one colour: a blank page, a failed download."""
+    import numpy as np
+
     counts = np.array(rgb.histogram()).reshape(3, 256)
     reached = np.cumsum(counts, axis=1) / counts.sum(axis=1, keepdims=True)
     dark = (reached < 0.00025).sum(axis=1)
@@ -206,6 +217,8 @@ def find_margins(luma: Luma) -> tuple[Literal["none", "ground", "frame"], tuple[
     A frame ends at a straight line on every side that has a margin: letterbox bars, a screenshot, a scanned mount.
     Ground is what is left on three sides or four of a figure or a vignette: white paper, a flat colour.
     """
+    import numpy as np
+
     height, width = luma.shape
     plain = int(np.median(np.concatenate([luma[0], luma[-1], luma[:, 0], luma[:, -1]])))
     drawn = np.abs(luma.astype(np.int16) - plain) > _PLAIN_RANGE

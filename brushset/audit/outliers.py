@@ -11,8 +11,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from brushset.records import AuditedImage, Measures
 
 LEAST_IMAGES = 20
@@ -50,6 +48,8 @@ _QUANTITIES = (
 
 def find_outliers(images: Sequence[AuditedImage], deviations: float) -> dict[str, str]:
     """Path → in what an image differs, among those that can be seen and show something."""
+    import numpy as np
+
     seen = [(image, image.measures) for image in images if image.measures and not image.measures.uniform]
     if len(seen) < LEAST_IMAGES:
         return {}
