@@ -160,6 +160,18 @@ def test_sidecars_that_are_not_utf8_are_all_named(case: Case):
     assert all("fix: save it as UTF-8" in line for line in lines)
 
 
+def test_a_sidecar_that_leads_out_of_the_folder_is_refused_by_name(case: Case):
+    (case.root / "secret.txt").write_text("elsewhere")
+    (case.folder / "a.txt").symlink_to(case.root / "secret.txt")
+    (case.folder / "words.txt").write_text("a tree")
+    (case.folder / "b.txt").symlink_to("words.txt")
+    with pytest.raises(InputError, match=r"a\.txt: a link out of the folder, to .*secret\.txt; fix: copy") as raised:
+        case.run()
+    assert "b.txt" not in str(raised.value)
+    (case.folder / "a.txt").unlink()
+    assert case.run()["b"] == ("mystyle, a tree", "sidecar")
+
+
 def test_a_second_run_does_nothing(case: Case):
     case.run()
     case.run()

@@ -48,6 +48,18 @@ def read_caption(path: Path) -> str:
         raise InputError(f"{shown(path)}: cannot be read: {error.strerror}; fix: its permissions") from error
 
 
+def refuse_links_out(paths: Sequence[Path], folder: Path) -> None:
+    """Raises an InputError naming every caption file that is a link out of `folder`: what it leads to is not the set's."""
+    root = folder.resolve()
+    findings = [
+        f"{shown(path)}: a link out of the folder, to {shown(path.resolve())}; fix: copy the caption there"
+        for path in paths
+        if path.is_symlink() and not path.resolve().is_relative_to(root)
+    ]
+    if findings:
+        raise InputError.of_many(findings)
+
+
 def read_captions(paths: Sequence[Path]) -> list[str | None]:
     """The captions of the files that are there, None for the others.
 

@@ -22,7 +22,7 @@ from brushset.captions.checks import CaptionSet, check_captions, find_unreadable
 from brushset.captions.earlier import EDITED, SIDECAR, Earlier, look_back, note_written
 from brushset.captions.effective import CaptionRules, effective_caption
 from brushset.captions.style_words import strip_style_words
-from brushset.captions.text import file_content, read_captions, with_trigger
+from brushset.captions.text import file_content, read_captions, refuse_links_out, with_trigger
 from brushset.errors import InputError
 from brushset.images import digest_or_unreadable, sidecar_of
 from brushset.listing import list_source_images
@@ -65,7 +65,9 @@ def _given(
 ) -> dict[str, tuple[str, str]]:
     """Text and source of the images that need no captioner."""
     folder = context.spec.images_dir(PROJECT)
-    sidecars = read_captions([sidecar_of(folder / image.source) for image in images])
+    paths = [sidecar_of(folder / image.source) for image in images]
+    refuse_links_out(paths, folder)
+    sidecars = read_captions(paths)
     given: dict[str, tuple[str, str]] = {}
     for image, sidecar in zip(images, sidecars, strict=True):
         stem = Path(image.name).stem
