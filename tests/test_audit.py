@@ -457,7 +457,11 @@ def test_an_unusable_set_stops_the_run_with_its_reasons(tmp_path: Path, broken: 
         run.execute([STAGE])
     assert caught.value.exit_code == 3
     assert not run.run.record("audit").exists()
-    assert list_files(run.run.root) == []
+    assert {path.relative_to(run.run.logs).as_posix() for path in list_files(run.run.root)} == {
+        "audit/audit.json",
+        "audit/index.html",
+    }
+    assert not broken or str(run.run.logs / "audit" / "index.html") in str(caught.value), "where it is shown"
 
 
 def test_an_unusable_set_goes_on_where_the_finding_is_accepted(tmp_path: Path):

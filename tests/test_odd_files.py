@@ -486,4 +486,6 @@ def test_a_set_of_nothing_else_is_refused_with_code_3(tmp_path: Path):
     with pytest.raises(InputError, match=f"{len(REFUSED)} of {len(REFUSED) + 1} images cannot be trained on") as caught:
         Pipeline(style_of(tmp_path / "set"), run, silent).execute([audit.STAGE])
     assert caught.value.exit_code == 3
-    assert "orchestrate.py audit " in str(caught.value), "where each is shown"
+    page = run.logs / "audit" / "index.html"
+    assert str(page) in str(caught.value), "where each is shown"
+    assert all(name in page.read_text() for name in REFUSED if name.isalnum())

@@ -11,7 +11,6 @@ The first that holds, in this order, is the verdict. What dataset.accept names c
 from __future__ import annotations
 
 import json
-import shlex
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -112,13 +111,13 @@ def summarise(found: Set) -> Audit:
     )
 
 
-def refusal_of(audit: Audit, folder: Path) -> InputError:
-    """Why the set in `folder` is not trained on: the count, then every reason."""
+def refusal_of(audit: Audit, folder: Path, page: Path) -> InputError:
+    """Why the set in `folder` is not trained on: the count and the page that shows it, then every reason."""
     if not audit.found:
         return InputError(audit.reasons[0])
     head = (
         f"{shown(folder)}: {audit.unusable} of {audit.found} images cannot be trained on; fix: see the lines below; "
-        f"all of it with pictures: orchestrate.py audit {shlex.quote(shown(folder))}"
+        f"all of it with pictures: {shown(page)}"
     )
     return InputError("\n".join([head, *audit.reasons]))
 

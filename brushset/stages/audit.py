@@ -23,10 +23,12 @@ def _run(context: StageContext) -> Audit:
     folder = context.spec.images_dir(PROJECT)
     settings = AuditSettings.of(context.spec)
     result = audit_folder(folder, settings, context.emit)
-    if result.audit.verdict == "unusable":
-        raise refusal_of(result.audit, folder)
-    write_audit(context.workdir, result)
-    write_audit_page(context.workdir, context.spec.name, result, settings)
+    refused = result.audit.verdict == "unusable"
+    target = context.run.logs / "audit" if refused else context.workdir  # a stage that fails publishes nothing
+    write_audit(target, result)
+    page = write_audit_page(target, context.spec.name, result, settings)
+    if refused:
+        raise refusal_of(result.audit, folder, page)
     return result.audit
 
 
