@@ -53,6 +53,14 @@ def test_convolutions_are_349_modules(tmp_path: Path) -> None:
     assert kernels == {(), (1, 1), (3, 3)}
 
 
+def test_convolutions_of_full_width_with_the_shortcut_that_the_narrow_model_lacks(tmp_path: Path) -> None:
+    state = locon_state(architecture=SD15, dim=1, conv_dim=1)
+    assert "lora_unet_down_blocks_2_resnets_0_conv_shortcut.alpha" in state
+    found = read_adapter(save(state, tmp_path / "x.safetensors"))
+    assert len(found.factors) == len(state) // 3
+    assert found.architecture == SD15
+
+
 def test_the_unet_alone_and_the_text_encoder_alone(tmp_path: Path) -> None:
     state = lora_state()
     for prefix, modules in (("lora_unet_", 192), ("lora_te_", 72)):

@@ -140,6 +140,8 @@ def fit_to_model(factors: Mapping[str, Factors], source: str) -> tuple[Architect
     misfits: list[str] = []
     for architecture in (TINY, SD15):
         table = key_table(architecture)
+        if not factors.keys() <= table.keys():
+            continue  # the narrow model has no shortcut where its widths do not change
         fitted = {name: _fitted(factor, table[name]) for name, factor in factors.items()}
         misfits = [_misfit(table[name], factors[name]) for name, factor in fitted.items() if factor is None]
         if not misfits:
