@@ -15,7 +15,19 @@ try:
 
     import typer
 
-    from brushset.cli import adapters, captions, effective, guard, inference, kohya_files, plan, runs, status
+    from brushset.cli import (
+        adapters,
+        captions,
+        conflicts,
+        effective,
+        guard,
+        inference,
+        kohya_files,
+        merge,
+        plan,
+        runs,
+        status,
+    )
     from brushset.cli import audit as audits
     from brushset.cli.options import Options, spread_values, takes_options
     from brushset.pipeline import Stage
@@ -203,6 +215,37 @@ def metadata_command(  # noqa: PLR0913, PLR0917  each is an option of its own
     """Show a LoRA file's metadata, or write a copy with other metadata: edited, or stripped of captions."""
     writing, changes = adapters.Writing(out, replace=replace), adapters.named_edits(edits, trigger=trigger, title=title)
     adapters.metadata(file, changes, keep, writing, as_json=as_json or context.obj.json)
+
+
+@app.command("merge")
+@takes_options
+def merge_command(  # noqa: PLR0913, PLR0917  each is an option of its own
+    options: Options,
+    context: typer.Context,
+    sources: merge.Sources,
+    method: merge.MethodName = "concat",
+    rank: merge.Rank = None,
+    density: merge.Density = None,
+    normalize: merge.Normalize = False,
+    dtype: merge.Dtype = "float",
+    out: adapters.Out = None,
+    replace: adapters.Replace = False,
+) -> None:
+    """Write several adapters as one file; tells what is left of each."""
+    ask = merge.MergeAsk(method, rank, density, normalize, dtype)
+    merge.merge_files(options.laid_over(context.obj), sources, ask, adapters.Writing(out, replace=replace))
+
+
+@app.command("conflicts")
+@takes_options
+def conflicts_command(
+    options: Options,
+    context: typer.Context,
+    sources: conflicts.Sources,
+    out: conflicts.Out = None,
+) -> None:
+    """Predict which adapters get in each other's way, from the files alone; proposes weights. Warns, never fails."""
+    conflicts.show_conflicts(options.laid_over(context.obj), sources, out)
 
 
 _on_run(evaluate.STAGE, "Sample the grid with the newest run's adapter, and score it.")

@@ -30,8 +30,8 @@ _CommandLineError: Any = next(base for base in typer.BadParameter.__mro__ if bas
 
 _PIPED_COLUMNS = 160  # rich takes 80 where there is no terminal, which folds the tables
 
-stdout = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
-stderr = Console(stderr=True, soft_wrap=True, highlight=False)
+stdout = Console(soft_wrap=True, highlight=False, emoji=False, width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
+stderr = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 
 class AlreadyTold(BrushsetError):

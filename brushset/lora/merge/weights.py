@@ -1,0 +1,102 @@
+"""How strong each adapter is in a mix: one number, or apart for UNet, text encoder and blocks.
+
+`0.6`, or `0.6,text=0.3,up=0.8,up3=0.2`: what is said of a block goes before what is said of its side, and that before
+the number for all. Block names are those of `inspect`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from brushset.errors import UsageError
+from brushset.lora.inspection import block_of
+
+_SIDES = ("unet", "text", "down", "mid", "up", "in/out")
+_BLOCKS = {"text": 12, "down": 4, "up": 4}
+_MAX = 10.0  # sd-scripts and the UIs take any number; beyond this an image is noise, and a comma was forgotten
+
+
+@dataclass(frozen=True)
+class Weight:
+    """`parts`: "text", "unet", "up", "up 3" … → weight, where it is not `whole`."""
+
+    whole: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, module: str) -> float:
+        """The weight of a module, by its Kohya name."""
+        block = block_of(module)
+        side = block.split(" ", 1)[0]
+        model = "text" if side == "text" else "unet"
+        for key in (block, side, model):
+            if key in self.parts:
+                return self.parts[key]
+        return self.whole
+
+    def times(self, factor: float) -> Weight:
+        return Weight(self.whole * factor, {key: value * factor for key, value in self.parts.items()})
+
+    @property
+    def nothing(self) -> bool:
+        """Whether no module has a weight other than 0."""
+        return not self.whole and not any(self.parts.values())
+
+    def told(self) -> str:
+        """As it is typed."""
+        parts = [f"{key.replace(' ', '')}={value:g}" for key, value in self.parts.items()]
+        return ",".join([f"{self.whole:g}", *parts])
+
+
+def parse_weight(text: str, source: str) -> Weight:
+    """Reads `0.6,text=0.3`.
+
+    Raises:
+        UsageError: no number, or a part that SD 1.5 has not; `source` is what the user typed.
+    """
+    first, *rest = text.split(",")
+    parts = {}
+    for item in rest:
+        name, equals, value = item.partition("=")
+        key = _part(name.strip())
+        if not equals or key is None:
+            raise UsageError(
+                f"{source}: {item!r} is no PART=WEIGHT; parts are {', '.join(_SIDES)}, text0-text11, down0-down3, up0-up3"
+            )
+        parts[key] = _number(value, source)
+    return Weight(_number(first, source), parts)
+
+
+def normalised(weights: Sequence[Weight]) -> list[Weight]:
+    """All of them times one factor, so that the numbers for all sum to 1.
+
+    Raises:
+        UsageError: they sum to nothing, or less.
+    """
+    total = sum(weight.whole for weight in weights)
+    if total <= 0:
+        raise UsageError(f"--normalize: the weights sum to {total:g}; they must sum to more than 0")
+    return [weight.times(1 / total) for weight in weights]
+
+
+def _part(name: str) -> str | None:
+    if name in _SIDES:
+        return name
+    for side, count in _BLOCKS.items():
+        number = name.removeprefix(side).strip()
+        if name.startswith(side) and number.isdecimal() and int(number) < count:
+            return f"{side} {int(number)}"
+    return None
+
+
+def _number(text: str, source: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or abs(value) > _MAX:
+        raise UsageError(
+            f"{source}: weight {text!r}: a number is expected, such as 0.6, of at most {_MAX:g} either way"
+        )
+    return value
