@@ -12,7 +12,8 @@ from brushset.bases.load import load_components
 from brushset.errors import TrainerFailed, UsageError
 from brushset.native.dataset import Length, epoch_batches, plan_length, read_training_set
 from brushset.native.latents import encode_images
-from brushset.native.loop import Session, check_device, open_session, run_updates
+from brushset.native.loop import run_updates
+from brushset.native.session import Session, check_device, open_session
 from brushset.paths import RunPaths
 from brushset.records import BaseFile
 
@@ -36,9 +37,8 @@ def begin(
 
 
 def gradients(session: Session) -> dict[str, torch.Tensor]:
-    return {
-        f"{n}.up": layer.up.grad.clone() for n, layer in session.adapter.layers.items() if layer.up.grad is not None
-    }
+    found = session.adapter.gradients()
+    return {name: value.clone() for name, value in found.items() if name.endswith("lora_up.weight")}
 
 
 def test_two_runs_of_one_seed_make_equal_bytes_and_another_seed_does_not(run: RunPaths, tiny_base: BaseFile) -> None:
@@ -78,7 +78,7 @@ def test_the_loss_of_a_repeated_batch_falls(run: RunPaths, tiny_base: BaseFile) 
     batch = epoch_batches(session.images, session.settings.dataset, seed=7, epoch=1)[0]
     losses = []
     for _ in range(20):
-        losses.append(session.backward(batch, 0))
+        losses.append(session.backward(batch, 0).item())
         session.update()
     assert losses[-1] < 0.9 * losses[0]
 
@@ -121,7 +121,8 @@ def test_plain_attention_agrees_with_sdpa(run: RunPaths, tiny_base: BaseFile) ->
     losses = []
     for sdpa in (True, False):
         session, _ = begin(run, tiny_base, training={"sdpa": sdpa})
-        losses.append(session.backward(epoch_batches(session.images, session.settings.dataset, seed=7, epoch=1)[0], 0))
+        batch = epoch_batches(session.images, session.settings.dataset, seed=7, epoch=1)[0]
+        losses.append(session.backward(batch, 0).item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
@@ -139,8 +140,8 @@ def test_text_that_is_not_trained_is_encoded_once(run: RunPaths, tiny_base: Base
 def test_dropped_captions_are_trained_as_empty_ones(run: RunPaths, tiny_base: BaseFile) -> None:
     session, _ = begin(run, tiny_base, {"caption_dropout_rate": 1.0})
     seen = []
-    encode = session.text.encode
-    session.text.encode = lambda captions: (seen.extend(captions), encode(captions))[1]  # type: ignore[method-assign]
+    prepare = session.text.prepare
+    session.text.prepare = lambda captions: (seen.extend(captions), prepare(captions))[1]  # type: ignore[method-assign]
     session.backward(epoch_batches(session.images, session.settings.dataset, seed=7, epoch=1)[0], 0)
     assert set(seen) == {""}
 
@@ -183,7 +184,8 @@ def test_bfloat16_trains_float32_weights_to_nearly_the_same_loss(run: RunPaths, 
     models = load_components(tiny_base, dtype=torch.bfloat16)
     session = open_session(settings, session.images, length, session.latents, models)
     assert models.unet.conv_in.weight.dtype == torch.bfloat16
-    assert {weight.dtype for weight in session.adapter.parameters()} == {torch.float32}
+    assert session.pack.flat.master.dtype == torch.float32
+    assert session.pack.flat.working.dtype == torch.bfloat16
     assert next(iter(run_updates(session, length))).loss == pytest.approx(exact, rel=0.02)
 
 

@@ -10,7 +10,8 @@ from torch import nn
 
 from brushset.bases.load import Components, load_components
 from brushset.errors import EnvironmentProblem
-from brushset.native.lora import Adapter, LoraLayer, attach_adapter
+from brushset.native.lora import Adapter, LoraLayer, attach_adapters
+from brushset.native.product import Routing
 from brushset.native.settings import TrainingKeys
 from brushset.records import BaseFile
 
@@ -22,6 +23,16 @@ def recipe(**changes: Any) -> TrainingKeys:
 
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+def attach_one(unet: Any, text_encoder: Any, training: TrainingKeys, generator: torch.Generator) -> Adapter:
+    (adapter,) = attach_adapters(unet, text_encoder, training, [generator])
+    return adapter
+
+
+def make_layer(frozen: nn.Linear | nn.Conv2d, *, rank: int, alpha: float) -> LoraLayer:
+    frozen.requires_grad_(False)
+    return LoraLayer(frozen, rank=rank, alpha=alpha, generators=[generator()], routing=Routing())
 
 
 def golden_names() -> set[str]:
@@ -43,7 +54,7 @@ def models(tiny_base: BaseFile) -> Components:
 
 
 def test_names_and_shapes_are_those_of_an_sd15_lora(models: Components) -> None:
-    adapter = attach_adapter(models.unet, models.text_encoder, recipe(), generator())
+    adapter = attach_one(models.unet, models.text_encoder, recipe(), generator())
     assert set(adapter.layers) == golden_names()
     assert (len(adapter.unet), len(adapter.text_encoder)) == (192, 72)
     tensors = adapter.state(None)
@@ -56,7 +67,7 @@ def test_names_and_shapes_are_those_of_an_sd15_lora(models: Components) -> None:
 
 
 def test_without_the_text_encoder_the_unets_192_are_left(models: Components) -> None:
-    adapter = attach_adapter(models.unet, None, recipe(), generator())
+    adapter = attach_one(models.unet, None, recipe(), generator())
     assert len(adapter.layers) == 192
     assert len(adapter.state(None)) == 576
 
@@ -65,19 +76,19 @@ def test_a_new_adapter_changes_nothing_and_only_it_is_trained(models: Components
     torch.manual_seed(0)
     noisy, steps, states = torch.randn(1, 4, 8, 8), torch.tensor([10]), torch.randn(1, 77, 32)
     before = models.unet(noisy, steps, states).sample
-    adapter = attach_adapter(models.unet, None, recipe(), generator())
-    assert torch.equal(models.unet(noisy, steps, states).sample, before)
-    trained = {id(weight) for weight in adapter.parameters()}
+    adapter = attach_one(models.unet, None, recipe(), generator())
+    assert torch.allclose(models.unet(noisy, steps, states).sample, before, atol=1e-5)
+    trained = {id(weight) for layer in adapter.layers.values() for weight in (layer.down, layer.up)}
     assert {id(weight) for weight in models.unet.parameters() if weight.requires_grad} == trained
     assert len(trained) == 384
 
 
 @pytest.mark.parametrize("frozen", [nn.Linear(6, 5), nn.Conv2d(6, 5, 1)])
 def test_the_layer_adds_alpha_over_rank_times_up_down(frozen: nn.Linear | nn.Conv2d) -> None:
-    layer = LoraLayer(frozen, rank=3, alpha=1.5, generator=generator())
+    layer = make_layer(frozen, rank=3, alpha=1.5)
     nn.init.normal_(layer.up)
     x = torch.randn(2, 7, 6) if isinstance(frozen, nn.Linear) else torch.randn(2, 6, 4, 4)
-    delta = 0.5 * layer.up.flatten(1) @ layer.down.flatten(1)
+    delta = 0.5 * layer.up[0] @ layer.down[0]
     merged = frozen.weight + delta.view_as(frozen.weight)
     expected = (
         nn.functional.linear(x, merged, frozen.bias) if x.dim() == 3 else nn.functional.conv2d(x, merged, frozen.bias)
@@ -86,13 +97,13 @@ def test_the_layer_adds_alpha_over_rank_times_up_down(frozen: nn.Linear | nn.Con
 
 
 def test_down_starts_within_its_uniform_bound_and_up_at_zero() -> None:
-    layer = LoraLayer(nn.Linear(100, 10), rank=8, alpha=8, generator=generator())
+    layer = make_layer(nn.Linear(100, 10), rank=8, alpha=8)
     assert layer.up.abs().max() == 0
     assert 0.09 < layer.down.abs().max() <= 0.1  # 1 / sqrt(100)
 
 
 def test_alpha_is_saved_in_the_files_precision() -> None:
-    adapter = Adapter({"lora_unet_x": LoraLayer(nn.Linear(3, 3), rank=2, alpha=1.5, generator=generator())}, {})
+    adapter = Adapter({"lora_unet_x": make_layer(nn.Linear(3, 3), rank=2, alpha=1.5)}, {})
     assert {tensor.dtype for tensor in adapter.state(torch.bfloat16).values()} == {torch.bfloat16}
     assert adapter.state(torch.float16)["lora_unet_x.alpha"] == 1.5
     saved = adapter.state(None)["lora_unet_x.lora_up.weight"]
@@ -101,11 +112,11 @@ def test_alpha_is_saved_in_the_files_precision() -> None:
 
 
 def test_an_alpha_of_zero_means_no_scaling(models: Components) -> None:
-    adapter = attach_adapter(models.unet, None, recipe(network_alpha=0.0), generator())
+    adapter = attach_one(models.unet, None, recipe(network_alpha=0.0), generator())
     assert {layer.scale for layer in adapter.layers.values()} == {1.0}
 
 
 def test_a_base_of_another_shape_is_refused(models: Components) -> None:
     del models.text_encoder.text_model.encoder.layers[-1]
     with pytest.raises(EnvironmentProblem, match="offers 66 layers for LoRA"):
-        attach_adapter(models.unet, models.text_encoder, recipe(), generator())
+        attach_one(models.unet, models.text_encoder, recipe(), generator())

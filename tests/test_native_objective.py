@@ -11,7 +11,7 @@ from brushset.native.objective import (
     corrupt,
     draw_corruption,
     min_snr_weights,
-    noise_loss,
+    noise_losses,
     signal_shares,
 )
 
@@ -24,28 +24,28 @@ def test_signal_shares_are_those_of_stable_diffusions_scheduler() -> None:
     reference = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
     assert torch.equal(signal_shares(), reference.alphas_cumprod)
     latents = torch.randn(4, 4, 8, 8, generator=generator())
-    made = draw_corruption(latents, generator(1), noise_offset=None)
+    made = draw_corruption(latents.shape, generator(1), noise_offset=None)
     expected = reference.add_noise(latents, made.noise, made.timesteps)
     assert torch.allclose(corrupt(latents, made, signal_shares()), expected, atol=1e-6)
 
 
 def test_timesteps_are_uniform_over_all_thousand() -> None:
-    drawn = draw_corruption(torch.zeros(50_000, 1, 1, 1), generator(), noise_offset=None).timesteps
+    drawn = draw_corruption((50_000, 1, 1, 1), generator(), noise_offset=None).timesteps
     assert (drawn.min(), drawn.max()) == (0, 999)
     assert drawn.float().mean() == pytest.approx(499.5, abs=6)  # four standard errors
 
 
 def test_the_same_generator_draws_the_same_noise() -> None:
     latents = torch.zeros(2, 4, 8, 8)
-    first, second = (draw_corruption(latents, generator(5), noise_offset=0.1) for _ in range(2))
+    first, second = (draw_corruption(latents.shape, generator(5), noise_offset=0.1) for _ in range(2))
     assert torch.equal(first.noise, second.noise)
     assert torch.equal(first.timesteps, second.timesteps)
 
 
 def test_a_noise_offset_moves_whole_channels() -> None:
     latents = torch.zeros(64, 4, 32, 32)
-    plain = draw_corruption(latents, generator(), noise_offset=None).noise
-    moved = draw_corruption(latents, generator(), noise_offset=0.5).noise - plain
+    plain = draw_corruption(latents.shape, generator(), noise_offset=None).noise
+    moved = draw_corruption(latents.shape, generator(), noise_offset=0.5).noise - plain
     assert moved.std(dim=(2, 3)).max() < 1e-6
     assert moved.mean(dim=(2, 3)).std() == pytest.approx(0.5, rel=0.2)
 
@@ -66,10 +66,12 @@ def test_the_loss_is_the_weighted_mean_of_each_samples_error() -> None:
     predicted = torch.randn(3, 4, 8, 8, generator=generator(1))
     made = Corruption(noise, torch.tensor([0, 500, 999]))
     errors = [((predicted[i] - noise[i]) ** 2).mean() for i in range(3)]
-    plain = noise_loss(predicted, made, signal_shares(), min_snr_gamma=None)
-    assert plain.item() == pytest.approx(sum(errors).item() / 3, rel=1e-6)
+    whole = torch.ones(3)
+    plain = noise_losses(predicted, made.noise, whole, styles=1)
+    assert plain.tolist() == pytest.approx([sum(errors).item() / 3], rel=1e-6)
+    assert noise_losses(predicted, made.noise, whole, styles=3).tolist() == pytest.approx([e.item() for e in errors])
     weights = min_snr_weights(made.timesteps, signal_shares(), 5.0)
-    weighted = noise_loss(predicted, made, signal_shares(), min_snr_gamma=5.0)
+    weighted = noise_losses(predicted, made.noise, weights, styles=1)
     assert weighted.item() == pytest.approx(
         sum(w * e for w, e in zip(weights, errors, strict=True)).item() / 3, rel=1e-6
     )

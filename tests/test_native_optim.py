@@ -10,14 +10,18 @@ import torch
 from torch import nn
 
 from brushset.errors import UsageError
-from brushset.native.lora import Adapter, LoraLayer
+from brushset.native.flat import FlatWeights
+from brushset.native.lora import LoraLayer
 from brushset.native.optim import (
     describe_optimizer,
     make_optimizer,
     make_scheduler,
     parse_optimizer_args,
+    plan_rates,
+    trained_groups,
     warmup_steps,
 )
+from brushset.native.product import Routing
 from brushset.native.settings import TrainingKeys
 
 
@@ -26,36 +30,45 @@ def recipe(**changes: Any) -> TrainingKeys:
     return TrainingKeys.model_validate({**keys, **changes})
 
 
-def small_adapter() -> Adapter:
-    generator = torch.Generator().manual_seed(0)
-    made = [LoraLayer(nn.Linear(80, 80), rank=64, alpha=64, generator=generator) for _ in range(2)]
-    for layer in made:
-        layer.frozen.requires_grad_(False)
-    return Adapter({"lora_unet_x": made[0]}, {"lora_te_x": made[1]})
+def small_layers() -> dict[str, LoraLayer]:
+    made = {}
+    for name in ("textencoder", "unet"):
+        frozen = nn.Linear(80, 80).requires_grad_(False)
+        generators = [torch.Generator().manual_seed(0)]
+        made[name] = LoraLayer(frozen, rank=64, alpha=64, generators=generators, routing=Routing())
+    return made
+
+
+def optimizer_for(training: TrainingKeys) -> Any:
+    layers = small_layers()
+    flat = FlatWeights({name: {name: layers[name]} for name in trained_groups(training)}, {})
+    return make_optimizer({name: flat.parameters(0, name) for name in trained_groups(training)}, training)
 
 
 def course(training: TrainingKeys, steps: int) -> list[float]:
     """The UNet's rate at each update."""
-    optimizer, names = make_optimizer(small_adapter(), training)
+    optimizer = optimizer_for(training)
     scheduler = make_scheduler(optimizer, training, steps)
+    planned = plan_rates(training, steps)
     found = []
-    for _ in range(steps):
-        found.append(dict(zip(names, scheduler.get_last_lr(), strict=True))["unet"])
+    for step in range(steps):
+        found.append(scheduler.get_last_lr()[-1])
+        assert planned[step] == dict(zip(["textencoder", "unet"], scheduler.get_last_lr(), strict=True))
         optimizer.step()
         scheduler.step()
     return found
 
 
 def test_groups_come_text_encoder_first_with_their_own_rates() -> None:
-    optimizer, names = make_optimizer(small_adapter(), recipe())
-    assert names == ["textencoder", "unet"]
-    assert [group["lr"] for group in optimizer.param_groups] == [5e-3, 1e-2]
+    assert list(trained_groups(recipe())) == ["textencoder", "unet"]
+    assert [group["lr"] for group in optimizer_for(recipe()).param_groups] == [5e-3, 1e-2]
 
 
 def test_a_group_of_rate_zero_is_left_out() -> None:
-    assert make_optimizer(small_adapter(), recipe(text_encoder_lr=0.0))[1] == ["unet"]
+    assert list(trained_groups(recipe(text_encoder_lr=0.0))) == ["unet"]
+    assert list(trained_groups(recipe(network_train_unet_only=True))) == ["unet"]
     with pytest.raises(UsageError, match="every learning rate is 0"):
-        make_optimizer(small_adapter(), recipe(text_encoder_lr=0.0, unet_lr=0.0))
+        trained_groups(recipe(text_encoder_lr=0.0, unet_lr=0.0))
 
 
 def test_cosine_with_a_share_of_warm_up_follows_its_formula() -> None:
@@ -93,15 +106,17 @@ def test_a_float_warm_up_is_a_share_rounded_down_and_an_int_a_number() -> None:
 def test_every_optimizer_lowers_a_simple_loss(name: str) -> None:
     rate = 1.0 if name == "Prodigy" else 1e-2
     training = recipe(optimizer_type=name, unet_lr=rate, text_encoder_lr=rate)
-    adapter = small_adapter()
-    optimizer, _ = make_optimizer(adapter, training)
+    layers = small_layers()
+    flat = FlatWeights({name: {name: layer} for name, layer in layers.items()}, {})
+    split = name == "AdamW8bit"
+    optimizer = make_optimizer({group: flat.parameters(0, group, split=split) for group in layers}, training)
     x = torch.randn(16, 80, generator=torch.Generator().manual_seed(1))
     losses = []
     for _ in range(30):
-        loss = sum((layer(x) - layer.frozen(x) - 1).square().mean() for layer in adapter.layers.values())
+        loss = sum((layer(x) - layer.frozen(x) - 1).square().mean() for layer in layers.values())
         loss.backward()
         optimizer.step()
-        optimizer.zero_grad()
+        flat.clear(Routing())
         losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0]
 
@@ -116,16 +131,16 @@ def test_optimizer_args_are_python_literals() -> None:
 
 def test_an_argument_that_the_optimizer_does_not_take_is_refused() -> None:
     with pytest.raises(UsageError, match=r"optimizer_args.*colour"):
-        make_optimizer(small_adapter(), recipe(optimizer_args=["colour=1"]))
+        optimizer_for(recipe(optimizer_args=["colour=1"]))
 
 
 def test_prodigy_refuses_two_rates() -> None:
     with pytest.raises(UsageError, match="one rate for all"):
-        make_optimizer(small_adapter(), recipe(optimizer_type="Prodigy"))
+        optimizer_for(recipe(optimizer_type="Prodigy"))
 
 
 def test_the_description_is_the_class_and_its_arguments() -> None:
     training = recipe(optimizer_args=["weight_decay=0.1", "eps=1e-6"])
-    optimizer, _ = make_optimizer(small_adapter(), training)
+    optimizer = optimizer_for(training)
     assert describe_optimizer(optimizer, training) == "torch.optim.adamw.AdamW(weight_decay=0.1,eps=1e-06)"
     assert optimizer.param_groups[0]["weight_decay"] == 0.1

@@ -1,27 +1,26 @@
-"""The embedded engine: no child process, no sd-scripts. See brushset.native for how it trains."""
+"""The embedded engine: no child process, no sd-scripts. One style, or several in one pass over one base.
+
+See brushset.native for how it trains. Styles go together where base, precision, rank and what else the models share are
+equal; the others are trained after them, and it is said why. Each one's result is as if it had been trained alone.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from brushset import __version__
 from brushset.engines import refuse_several
-from brushset.errors import UsageError
-from brushset.native.checkpoint import checkpoint_name, finish_metadata, write_checkpoint
-from brushset.native.dataset import Length, TrainingSet, plan_length, read_training_set
-from brushset.native.metadata import Origin, model_spec, training_metadata
-from brushset.native.optim import describe_optimizer
-from brushset.native.settings import NativeSettings, read_settings
-from brushset.native.tracking import Tracker
+from brushset.errors import BrushsetError, TrainerFailed, UsageError
+from brushset.native.training import Training
 from brushset.protocols import Emit, TrainJob
-from brushset.records import Checkpoint, LossPoint, Trained
+from brushset.records import Trained
 from brushset.spec import TrainSection
 
 if TYPE_CHECKING:
-    from brushset.native.loop import Session, Update
+    from brushset.native.session import Session
 
 
 @dataclass
@@ -37,38 +36,32 @@ class NativeEngine:
 
     def train(self, job: TrainJob, emit: Emit) -> Trained:
         """Trains what the job's TOML pair says. See brushset.protocols.Engine."""
-        started, clock = time.time(), time.monotonic()
-        refuse_several(job.spec.train.processes)
-        _refuse_what_kohya_does(job.spec.train)
-        settings = read_settings(job.run.dataset_toml, job.run.training_toml, root=job.run.root)
-        images = read_training_set(settings)
-        length = plan_length(images.plan, settings.dataset, settings.training)
-        _check_plan(job, length)
+        (result,) = self.train_packed([(job, emit)])
+        if isinstance(result, BrushsetError):
+            raise result
+        return result
+
+    def train_packed(self, jobs: Sequence[tuple[TrainJob, Emit]]) -> list[Trained | BrushsetError]:
+        """Trains several jobs, as many at once as fit together; each is told of through its own `emit`. One that fails
+        leaves its error in its place and does not touch the others.
+        """
+        results: dict[int, Trained | BrushsetError] = {}
+        ready: dict[int, Training] = {}
+        for index, (job, emit) in enumerate(jobs):
+            try:
+                refuse_several(job.spec.train.processes)
+                _refuse_what_kohya_does(job.spec.train)
+                ready[index] = Training(job, emit)
+            except BrushsetError as error:  # noqa: PERF203 - one job that cannot be trained stops no other
+                results[index] = error
         device = self._choose_device()
-        with Tracker(settings, job.run.train_log) as tracker:
-            tracker.line(f"native: {len(images.images)} images, {length.steps} steps, device {device}")
-            session = _open(job, settings, images, length, device=device, emit=emit)
-            origin = Origin(job.base, describe_optimizer(session.optimizer, settings.training), started, __version__)
-            keeper = _Keeper(job, session, training_metadata(settings, images, length, origin), origin)
-            losses = _run(session, length, keeper, tracker, emit)
-        *earlier, final = keeper.kept
-        return Trained(
-            engine=self.name,
-            engine_version=__version__,
-            command=(),
-            weights=final.path,
-            weights_sha256=final.sha256,
-            checkpoints=tuple(earlier),
-            steps=final.step,
-            epochs=final.epoch,
-            losses=tuple(losses),
-            seconds=round(time.monotonic() - clock, 3),
-            device=_device_name(device),
-            modules=len(session.adapter.layers),
-            tensors=3 * len(session.adapter.layers),
-            base_sha256=job.base.sha256,
-            base_random=job.base.random,
-        )
+        packs: dict[str, list[int]] = {}
+        for index, training in ready.items():
+            packs.setdefault(repr(_shared(training)), []).append(index)
+        _tell_what_goes_apart([[ready[index] for index in indices] for indices in packs.values()])
+        for indices in packs.values():
+            results |= _train_pack({index: ready[index] for index in indices}, device)
+        return [results[index] for index in range(len(jobs))]
 
     def _choose_device(self) -> str:
         import torch
@@ -76,87 +69,99 @@ class NativeEngine:
         return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-class _Keeper:
-    """Writes the files of a run below the job's output folder, and remembers them."""
-
-    def __init__(self, job: TrainJob, session: Session, metadata: dict[str, str], origin: Origin) -> None:
-        self.kept: list[Checkpoint] = []
-        self._job, self._session, self._metadata, self._origin = job, session, metadata, origin
-
-    def is_due(self, update: Update, length: Length) -> bool:
-        """Whether an epoch's file is to be written; never for the last epoch, which the final file holds."""
-        every = self._session.settings.training.save_every_n_epochs
-        return bool(every and update.ends_epoch and update.epoch < length.epochs and update.epoch % every == 0)
-
-    def keep(self, *, epoch: int, step: int, last: bool) -> Path:
-        """Writes one file."""
-        import torch
-
-        training = self._session.settings.training
-        dtypes = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, None: None}
-        tensors = self._session.adapter.state(dtypes[training.save_precision])
-        metadata = finish_metadata(self._metadata, epoch=epoch, step=step)
-        metadata |= model_spec(self._session.settings, self._origin, time.time())
-        path = self._job.output_dir / checkpoint_name(training.output_name, None if last else epoch)
-        digest = write_checkpoint(path, tensors, metadata)
-        self.kept.append(Checkpoint(path=path.name, epoch=epoch, step=step, sha256=digest))
-        return path
-
-
-def _run(session: Session, length: Length, keeper: _Keeper, tracker: Tracker, emit: Emit) -> list[LossPoint]:
-    """Trains to the end, telling of each step and keeping files."""
-    from brushset.native.loop import run_updates
-
-    losses: list[LossPoint] = []
-    begun = time.monotonic()
-    for update in run_updates(session, length):
-        groups = dict(zip(session.groups, session.optimizer.param_groups, strict=True))
-        tracker.update(update, groups)
-        rate = update.rates.get("unet", next(iter(update.rates.values())))
-        losses.append(LossPoint(step=update.step, loss=update.loss, lr=rate))
-        per_second = update.step / max(time.monotonic() - begun, 1e-9)
-        tracker.line(
-            f"epoch {update.epoch}/{length.epochs} step {update.step}/{length.steps} loss {update.loss:.4f} "
-            f"average {update.average:.4f} lr {rate:.3e} {per_second:.3f} it/s"
-        )
-        emit(
-            "train_step",
-            step=update.step,
-            total=length.steps,
-            loss=update.loss,
-            lr=rate,
-            it_per_s=per_second,
-            eta_s=(length.steps - update.step) / per_second,
-        )
-        if keeper.is_due(update, length):
-            tracker.line(f"saved {keeper.keep(epoch=update.epoch, step=update.step, last=False).name}")
-    tracker.line(f"saved {keeper.keep(epoch=length.epochs, step=length.steps, last=True).name}")
-    return losses
+def _train_pack(trainings: dict[int, Training], device: str) -> dict[int, Trained | BrushsetError]:
+    """Trains jobs that share their models, all at once."""
+    results: dict[int, Trained | BrushsetError] = {}
+    clock = time.monotonic()
+    with ExitStack() as stack:
+        for training in trainings.values():
+            stack.enter_context(training)
+        try:
+            sessions = _open(list(trainings.values()), device)
+            names = {id(session): index for session, index in zip(sessions, trainings, strict=True)}
+            for training, session in zip(trainings.values(), sessions, strict=True):
+                training.tracker.line(
+                    f"native: {len(training.images.images)} images, {training.length.steps} steps, device {device}"
+                    + (f", with {len(sessions) - 1} other styles" if len(sessions) > 1 else "")
+                )
+                training.start(session)
+            _train_sessions(sessions, [trainings[names[id(session)]] for session in sessions])
+        except BrushsetError as error:
+            for training in trainings.values():
+                training.fail(error)
+    for index, training in trainings.items():
+        seconds = time.monotonic() - clock
+        results[index] = training.failure or training.result(device=_device_name(device), seconds=seconds)
+    return results
 
 
-def _open(
-    job: TrainJob, settings: NativeSettings, images: TrainingSet, length: Length, *, device: str, emit: Emit
-) -> Session:
-    """Loads the base, caches the latents, lets go of the VAE, and opens the session."""
+def _train_sessions(sessions: Sequence[Session], trainings: Sequence[Training]) -> None:
+    from brushset.native.loop import run_together
+
+    for session, told in run_together(sessions):
+        training = trainings[session.row]
+        if isinstance(told, TrainerFailed):
+            training.fail(told)
+        else:
+            training.tell(told)
+
+
+def _open(trainings: Sequence[Training], device: str) -> list[Session]:
+    """Loads the base once, caches the latents of all styles, lets go of the VAE, and opens the sessions."""
     import torch
 
     from brushset.bases.load import load_components
     from brushset.native.latents import encode_images
-    from brushset.native.loop import check_device, open_session
+    from brushset.native.session import Style, check_device, open_pack
 
-    training = settings.training
-    check_device(training, device)
+    job, recipe = trainings[0].job, trainings[0].settings.training
+    check_device(recipe, device)
     torch.set_float32_matmul_precision("high" if job.spec.train.tf32 else "highest")
-    dtype: Any = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[training.mixed_precision]
+    torch.backends.cudnn.benchmark = device != "cpu"  # a few shapes, thousands of times each
+    dtype: Any = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[recipe.mixed_precision]
     # On a CPU float32 is also the faster one: bfloat16 took ten times as long to encode with.
-    vae_dtype = torch.float32 if training.no_half_vae or device == "cpu" else dtype
+    vae_dtype = torch.float32 if recipe.no_half_vae or device == "cpu" else dtype
     vae = load_components(job.base, device=device, dtype=vae_dtype, parts=("vae",)).vae
-    latents = encode_images(
-        images, vae, settings, lambda done, total: emit("progress", what="latents", done=done, total=total)
-    )
+    latents = []
+    for training in trainings:
+        emit = training.emit
+        latents.append(
+            encode_images(
+                training.images,
+                vae,
+                training.settings,
+                lambda done, total, emit=emit: emit("progress", what="latents", done=done, total=total),  # type: ignore[misc]
+            )
+        )
     del vae
     models = load_components(job.base, device=device, dtype=dtype, parts=("unet", "text_encoder", "tokenizer"))
-    return open_session(settings, images, length, latents, models)
+    styles = [
+        Style(each.settings, each.images, each.length, held) for each, held in zip(trainings, latents, strict=True)
+    ]
+    return open_pack(styles, models)
+
+
+def _shared(training: Training) -> dict[str, object]:
+    """What must be equal for two jobs to share one pass."""
+    from brushset.native.optim import shared_settings
+
+    job = training.job
+    return {
+        "base": job.base.sha256,
+        "tf32": job.spec.train.tf32,
+        "no_half_vae": training.settings.training.no_half_vae,
+        **shared_settings(training.settings.training),
+    }
+
+
+def _tell_what_goes_apart(packs: Sequence[Sequence[Training]]) -> None:
+    """Says which styles cannot go with the first ones, and for which settings."""
+    for pack in packs[1:]:
+        first, own = _shared(packs[0][0]), _shared(pack[0])
+        differing = [f"{key} {own[key]} instead of {first[key]}" for key in own if own[key] != first[key]]
+        for training in pack:
+            name = packs[0][0].job.spec.name
+            training.emit("note", text=f"{training.job.spec.name} is not trained beside {name}: {', '.join(differing)}")
 
 
 def _refuse_what_kohya_does(train: TrainSection) -> None:
@@ -165,16 +170,6 @@ def _refuse_what_kohya_does(train: TrainSection) -> None:
     if asked:
         raise UsageError(
             f'[train] {" and ".join(asked)}: the native engine has no such thing; fix: 0, or engine = "kohya"'
-        )
-
-
-def _check_plan(job: TrainJob, length: Length) -> None:
-    """The length that was announced must be the one that is trained."""
-    planned, found = (job.steps, job.batches_per_epoch), (length.steps, length.batches_per_epoch)
-    if planned != found:
-        raise UsageError(
-            f"{job.run.training_toml}: makes {found[0]} steps of {found[1]} batches an epoch, {planned[0]} and "
-            f"{planned[1]} were planned; run configure again"
         )
 
 

@@ -34,21 +34,29 @@ class CachedLatents:
     deviation: dict[Size, torch.Tensor] | None
     rows: dict[int, int]
 
-    def take(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
-        """The latents of a batch, [N, 4, h/8, w/8]. Mirrors and draws with `generator`, which is the CPU's."""
+    def choose(self, batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Which latents a batch takes, int64 [N] into images and orientations as one axis, and the draw [N, 4, h/8, w/8]
+        that its deviations are multiplied by, both on the CPU. Mirrors and draws with `generator`, which is the CPU's.
+        """
         import torch
 
-        stored = self.mean[batch.bucket]
-        rows = torch.tensor([self.rows[image] for image in batch.images])
-        mirrored = torch.zeros_like(rows)
-        if stored.shape[1] == 2:
-            mirrored = torch.randint(0, 2, rows.shape, generator=generator)
-        rows, mirrored = rows.to(stored.device), mirrored.to(stored.device)
-        latents = stored[rows, mirrored]
+        shape = self.mean[batch.bucket].shape
+        chosen = torch.tensor([self.rows[image] * shape[1] for image in batch.images])
+        if shape[1] == 2:
+            chosen = chosen + torch.randint(0, 2, chosen.shape, generator=generator)
         if self.deviation is None:
+            return chosen, None
+        return chosen, torch.randn((len(batch.images), *shape[2:]), generator=generator)
+
+    def take(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+        """The latents of a batch, [N, 4, h/8, w/8], as `choose` has them."""
+        chosen, draw = self.choose(batch, generator)
+        mean = self.mean[batch.bucket].flatten(0, 1)
+        latents = mean.index_select(0, chosen.to(mean.device))
+        if self.deviation is None or draw is None:
             return latents
-        draw = torch.randn(latents.shape, generator=generator).to(stored.device)
-        return latents + self.deviation[batch.bucket][rows, mirrored] * draw
+        spread = self.deviation[batch.bucket].flatten(0, 1).index_select(0, chosen.to(mean.device))
+        return latents + spread * draw.to(mean.device)
 
 
 def encode_images(

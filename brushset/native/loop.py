@@ -1,46 +1,40 @@
-"""The training itself: batch → noise → loss → gradients → update, as an iterator over updates.
+"""The training itself: batches → gradients → updates, of one style or of several side by side.
 
 One update follows `gradient_accumulation_steps` batches, or fewer at an epoch's end. All that a batch draws (noise,
-timesteps, mirrors, captions) depends on the seed and the batch's number alone. Correct first: the loss is read back
-after each batch, and frozen weights run under autocast, as in sd-scripts.
+timesteps, mirrors, captions) depends on its style's seed and the batch's number alone, so a style's weights do not depend
+on which others are trained beside it, nor on where its training was interrupted. Losses are read from the device every
+READ_EVERY passes and wherever somebody waits for the weights; a loss that is NaN ends its style and no other.
 """
 
 from __future__ import annotations
 
 import math
-import random
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from brushset.errors import TrainerFailed, UsageError
-from brushset.native.dataset import (
-    Batch,
-    Length,
-    TrainingSet,
-    derive_seed,
-    epoch_batches,
-    full_caption,
-    vary_caption,
-)
-from brushset.native.latents import CachedLatents
-from brushset.native.objective import corrupt, draw_corruption, noise_loss, signal_shares
-from brushset.native.optim import TEXT_ENCODER_GROUP, make_optimizer, make_scheduler
-from brushset.native.settings import NativeSettings, TrainingKeys
-from brushset.native.text import TextSource
+import torch
+
+from brushset.errors import TrainerFailed
+from brushset.native.dataset import Batch, Length, epoch_batches
+from brushset.native.session import Session
 
 if TYPE_CHECKING:
-    import torch
+    from brushset.native.step import Pack
 
-    from brushset.bases.load import Components
-    from brushset.native.lora import Adapter
+READ_EVERY = {"cuda": 50, "cpu": 1}
+"""Passes between two readings of the losses, by device: on a CPU there is nothing to wait for."""
+
+_SPARE_PASSES = 8
+"""Room for the losses of updates that are not whole yet when the others are read; it grows where that is too little."""
 
 
 @dataclass(frozen=True)
 class Update:
     """One optimizer step, done. `loss` is the mean over its batches, `average` over the last epoch's worth of them;
-    `rates` are the learning rates that it was made with, by parameter group.
+    `rates` are the learning rates that it was made with, by parameter group; `current` is whether the weights are still
+    those of this step: losses are read several steps at a time.
     """
 
     step: int
@@ -49,171 +43,206 @@ class Update:
     average: float
     rates: dict[str, float]
     ends_epoch: bool
+    current: bool = True
 
 
 @dataclass
-class Session:
-    """Everything alive in one training."""
+class _Course:
+    """Where one style is. `waiting` are its updates whose losses are not read yet, with their batches' places."""
 
-    settings: NativeSettings
-    images: TrainingSet
-    latents: CachedLatents
-    unet: Any
-    text: TextSource
-    adapter: Adapter
-    groups: list[str]
-    optimizer: Any
-    scheduler: Any
-    accelerator: Any
-    shares: torch.Tensor
+    session: Session
+    pause: Callable[[int, int, bool], bool]
+    recent: deque[float]
+    number: int = 0
+    epoch: int = 0
+    position: int = 0
+    batches: list[Batch] = field(default_factory=list)
+    gathered: list[int] = field(default_factory=list)
+    waiting: list[tuple[int, int, bool, list[int]]] = field(default_factory=list)
+    over: bool = False
 
-    def backward(self, batch: Batch, number: int) -> float:
-        """Adds the gradients of the `number`-th batch of the run, and returns its loss."""
-        import torch
+    @property
+    def batch(self) -> Batch:
+        """The next one."""
+        return self.batches[self.position]
 
-        seed, keys = self.settings.training.seed, self.settings.dataset
-        generator = torch.Generator().manual_seed(derive_seed(seed, "batch", number))
-        rng = random.Random(derive_seed(seed, "captions", number))
-        captions = [full_caption(self.images.images[image].caption, keys) for image in batch.images]
-        captions = [vary_caption(caption, keys, rng) for caption in captions]
-        latents = self.latents.take(batch, generator)
-        corruption = draw_corruption(latents, generator, noise_offset=self.settings.training.noise_offset)
-        noisy = corrupt(latents, corruption, self.shares)
-        with self.accelerator.autocast():
-            with torch.set_grad_enabled(TEXT_ENCODER_GROUP in self.groups):
-                states = self.text.encode(captions)
-            predicted = self.unet(noisy, corruption.timesteps, states, return_dict=False)[0]
-        gamma = self.settings.training.min_snr_gamma
-        loss = noise_loss(predicted, corruption, self.shares, min_snr_gamma=gamma)
-        self.accelerator.backward(loss)
-        return float(loss.item())
+    def open_epoch(self) -> None:
+        """Goes to the epoch and batch after the session's last step."""
+        session, length = self.session, self.session.length
+        epoch, done = divmod(session.step, length.steps_per_epoch)
+        self.epoch, self.position = epoch + 1, done * session.settings.training.gradient_accumulation_steps
+        self.number = epoch * length.batches_per_epoch + self.position
+        seed = session.settings.training.seed
+        self.batches = epoch_batches(session.images, session.settings.dataset, seed=seed, epoch=self.epoch)
 
-    def update(self) -> dict[str, float]:
-        """Clips, moves the weights, and returns the rates that they were moved with."""
-        rates = dict(zip(self.groups, self.scheduler.get_last_lr(), strict=True))
-        if self.settings.training.max_grad_norm:
-            self.accelerator.clip_grad_norm_(list(self.adapter.parameters()), self.settings.training.max_grad_norm)
-        self.optimizer.step()
-        self.scheduler.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return rates
+    def advance(self, slot: int) -> bool:
+        """Notes where the batch's loss lies; returns whether an update is due."""
+        self.gathered.append(slot)
+        self.position += 1
+        self.number += 1
+        every = self.session.settings.training.gradient_accumulation_steps
+        return self.position % every == 0 or self.position == len(self.batches)
 
-
-def check_device(training: TrainingKeys, device: str) -> None:
-    """Refuses what the device cannot do, before any model is loaded.
-
-    Raises:
-        UsageError: half precision of the fp16 kind, or xformers, without a GPU.
-    """
-    if device == "cpu" and training.mixed_precision == "fp16":
-        raise UsageError('mixed_precision = "fp16" needs a CUDA device; set "bf16" or "no"')
-    if device == "cpu" and training.xformers:
-        raise UsageError("xformers = true needs a CUDA device; set sdpa = true")
-
-
-def open_session(
-    settings: NativeSettings, images: TrainingSet, length: Length, latents: CachedLatents, models: Components
-) -> Session:
-    """Puts the adapter into the models and prepares all that training needs. `models` needs no VAE."""
-    import torch
-
-    from brushset.native.lora import attach_adapter
-
-    training = settings.training
-    accelerator = _make_accelerator(training, models.unet.device)
-    generator = torch.Generator().manual_seed(derive_seed(training.seed, "weights"))
-    models.text_encoder.requires_grad_(False)
-    adapter = attach_adapter(
-        models.unet, None if training.network_train_unet_only else models.text_encoder, training, generator
-    )
-    optimizer, groups = make_optimizer(adapter, training)
-    for name, layers in (("unet", adapter.unet), ("textencoder", adapter.text_encoder)):
-        for layer in layers.values():
-            layer.requires_grad_(name in groups)
-            layer.frozen.requires_grad_(False)
-    _prepare_models(models, training, trains_text=TEXT_ENCODER_GROUP in groups)
-    scheduler = make_scheduler(optimizer, training, length.steps)
-    optimizer, scheduler = accelerator.prepare(optimizer, scheduler)
-    text = TextSource(
-        models.tokenizer, models.text_encoder, max_token_length=training.max_token_length, clip_skip=training.clip_skip
-    )
-    session = Session(
-        settings, images, latents, models.unet, text, adapter, groups, optimizer, scheduler, accelerator,
-        signal_shares().to(models.unet.device),
-    )  # fmt: skip
-    if TEXT_ENCODER_GROUP not in groups and not settings.dataset.shuffle_caption:
-        with accelerator.autocast():
-            text.remember(["", *(full_caption(image.caption, settings.dataset) for image in images.images)])
-    return session
+    def note_update(self) -> bool:
+        """Counts an update; returns whether somebody waits for the weights of this step."""
+        session, ends_epoch = self.session, self.position == len(self.batches)
+        session.step += 1
+        self.waiting.append((session.step, self.epoch, ends_epoch, self.gathered))
+        self.gathered = []
+        self.over = session.step == session.length.steps
+        if ends_epoch and not self.over:
+            self.open_epoch()
+        step, epoch, ends, _ = self.waiting[-1]
+        return self.over or self.pause(step, epoch, ends)
 
 
 def run_updates(session: Session, length: Length) -> Iterator[Update]:
-    """Trains, one update at a time, to the end.
+    """Trains one style, one update at a time, to the end.
 
     Raises:
         TrainerFailed: the loss is NaN or infinite; nothing after it would be worth keeping.
     """
-    training, keys = session.settings.training, session.settings.dataset
-    recent: deque[float] = deque(maxlen=length.batches_per_epoch)
-    step = number = 0
-    for epoch in range(1, length.epochs + 1):
-        batches = epoch_batches(session.images, keys, seed=training.seed, epoch=epoch)
-        gathered: list[float] = []
-        for position, batch in enumerate(batches, start=1):
-            gathered.append(_finite(session.backward(batch, number), step + 1, training))
-            recent.append(gathered[-1])
-            number += 1
-            if position % training.gradient_accumulation_steps and position != len(batches):
-                continue
-            rates = session.update()
-            step += 1
-            yield Update(
-                step=step,
-                epoch=epoch,
-                loss=sum(gathered) / len(gathered),
-                average=sum(recent) / len(recent),
-                rates=rates,
-                ends_epoch=position == len(batches),
-            )
-            gathered = []
-            if step == length.steps:
-                return
+    session.length = length
+    for _, told in run_together([session]):
+        if isinstance(told, TrainerFailed):
+            raise told
+        yield told
 
 
-def _finite(loss: float, step: int, training: TrainingKeys) -> float:
-    if not math.isfinite(loss):
-        raise TrainerFailed(
-            f"step {step}: the loss is {loss} (unet_lr {training.unet_rate}, mixed_precision "
-            f'"{training.mixed_precision}"); lower the learning rates, or set mixed_precision = "bf16"'
-        )
-    return loss
+def run_together(
+    sessions: Sequence[Session], *, read_every: int | None = None
+) -> Iterator[tuple[Session, Update | TrainerFailed]]:
+    """Trains all styles of one pack to their ends; tells each style's updates in order, and the failure that ended it.
+
+    Styles whose next batches have one shape go together; the others wait or go alone. When a style ends, the others go on.
+    """
+    pack = sessions[0].pack
+    courses = [_Course(each, each.pause, deque(each.recent, each.length.batches_per_epoch)) for each in sessions]
+    for course in courses:
+        course.over = course.session.step >= course.session.length.steps
+        if not course.over:
+            course.open_epoch()
+    losses = _Losses(pack, read_every or READ_EVERY[pack.device.type])
+    while running := [course for course in courses if not course.over]:
+        together = choose_together(running)
+        slot = losses.put(pack, together)
+        due = [course for course in together if course.advance(slot)]
+        _update(pack, due)
+        awaited = [course.note_update() for course in due]
+        if any(awaited) or losses.full:
+            kept = losses.read()
+            unfinished = {id(course): course.gathered for course in courses if course.gathered}
+            for course in courses:
+                yield from _tell(course, kept)
+            if not unfinished:
+                losses.clear()
+            else:
+                losses.keep_from(min(min(slots) for slots in unfinished.values()), courses)
 
 
-def _make_accelerator(training: TrainingKeys, device: torch.device) -> Any:
-    """Accelerate for one process on `device`. Its precision is process-wide, so an earlier training's is dropped."""
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)  # noqa: SLF001 - there is no public way
-    return Accelerator(
-        mixed_precision=training.mixed_precision,
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
-        cpu=device.type == "cpu",
+def choose_together(running: Sequence[_Course]) -> list[_Course]:
+    """The styles of the next pass: the largest group whose next batches have one shape; of two, the one whose styles have
+    most left. Rows must lie evenly apart to be one view of the flat buffer.
+    """
+    groups: dict[object, list[_Course]] = {}
+    for course in running:
+        groups.setdefault((course.batch.bucket, len(course.batch.images)), []).append(course)
+    even = [_evenly_apart(group) for group in groups.values()]
+    return max(
+        even, key=lambda group: (len(group), sum(each.session.length.steps - each.session.step for each in group))
     )
 
 
-def _prepare_models(models: Components, training: TrainingKeys, *, trains_text: bool) -> None:
-    """Attention and gradient checkpointing. Nothing in the models drops out, so evaluation mode trains the same."""
-    models.unet.eval()
-    models.text_encoder.eval()
-    if training.xformers:
-        models.unet.enable_xformers_memory_efficient_attention()
-    elif not training.sdpa:
-        from diffusers.models.attention_processor import AttnProcessor
+def _evenly_apart(group: list[_Course]) -> list[_Course]:
+    """The longest beginning of the group whose rows are an arithmetic progression."""
+    rows = [course.session.row for course in group]
+    end = 2
+    while end < len(rows) and rows[end] - rows[end - 1] == rows[1] - rows[0]:
+        end += 1
+    return group[:end]
 
-        models.unet.set_attn_processor(AttnProcessor())
-    if training.gradient_checkpointing:
-        models.unet.enable_gradient_checkpointing()
-        if trains_text:
-            models.text_encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            models.text_encoder.train()  # transformers checkpoints in training mode alone
+
+def _update(pack: Pack, due: Sequence[_Course]) -> None:
+    """Moves the weights of all styles whose update is due: at once where their rows allow it."""
+    while due:
+        together, due = _evenly_apart(list(due)), due[len(_evenly_apart(list(due))) :]
+        sessions = [course.session for course in together]
+        for session in sessions:
+            session.set_rates()
+        pack.update([session.row for session in sessions], [session.optimizer for session in sessions])
+
+
+class _Losses:
+    """Losses of the last passes on the device, [passes, styles], until they are read."""
+
+    def __init__(self, pack: Pack, every: int) -> None:
+        self._every = every
+        self._room = torch.zeros(
+            2 * every + _SPARE_PASSES, len(pack.adapters), dtype=pack.scales.dtype, device=pack.device
+        )
+        self._used = self._since = 0
+
+    @property
+    def full(self) -> bool:
+        return self._since >= self._every
+
+    def put(self, pack: Pack, together: Sequence[_Course]) -> int:
+        """Makes one pass, and returns the place of its losses."""
+        draws = {course.session.row: course.session.draw(course.batch, course.number) for course in together}
+        losses = pack.add_gradients(draws)
+        if self._used == len(self._room):
+            self._room = torch.cat([self._room, torch.zeros_like(self._room)])
+        pack.routing.take(self._room[self._used]).copy_(losses)
+        self._used, self._since = self._used + 1, self._since + 1
+        return self._used - 1
+
+    def read(self) -> list[list[float]]:
+        """All that is held; this waits for the device."""
+        self._since = 0
+        read: list[list[float]] = self._room[: self._used].tolist()
+        return read
+
+    def clear(self) -> None:
+        self._used = 0
+
+    def keep_from(self, first: int, courses: Sequence[_Course]) -> None:
+        """Forgets what lies before `first`; the rest belongs to updates that are not made yet."""
+        self._room[: self._used - first] = self._room[first : self._used].clone()
+        self._used -= first
+        for course in courses:
+            course.gathered = [slot - first for slot in course.gathered]
+
+
+def _tell(course: _Course, kept: list[list[float]]) -> Iterator[tuple[Session, Update | TrainerFailed]]:
+    """One style's updates whose losses were read."""
+    session, waiting = course.session, course.waiting
+    course.waiting = []
+    for step, epoch, ends_epoch, slots in waiting:
+        found = [kept[slot][session.row] for slot in slots]
+        broken = [loss for loss in found if not math.isfinite(loss)]
+        if broken:
+            course.over, course.gathered = True, []
+            yield session, _failure(session, step, broken[0])
+            return
+        course.recent.extend(found)
+        session.recent = list(course.recent)
+        yield (
+            session,
+            Update(
+                step=step,
+                epoch=epoch,
+                loss=sum(found) / len(found),
+                average=sum(course.recent) / len(course.recent),
+                rates=session.rates[step - 1],
+                ends_epoch=ends_epoch,
+                current=step == session.step and not course.gathered,
+            ),
+        )
+
+
+def _failure(session: Session, step: int, loss: float) -> TrainerFailed:
+    training = session.settings.training
+    return TrainerFailed(
+        f"step {step}: the loss is {loss} (unet_lr {training.unet_rate}, mixed_precision "
+        f'"{training.mixed_precision}"); lower the learning rates, or set mixed_precision = "bf16"'
+    )

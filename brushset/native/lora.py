@@ -4,13 +4,13 @@ LoRA (arXiv 2106.09685): y = W x + alpha/rank · up(down(x)), W frozen, `up` zer
 it is put on every linear layer and 1x1 convolution of the UNet's transformers (192) and of the text encoder's attention
 and MLP (72). A file's names are the module paths with "_" for "." behind `lora_unet_` or `lora_te_`: diffusers' and
 transformers' paths are the ones that sd-scripts' own models have, so nothing is translated.
-Weights are kept in float32; under autocast the products are made in the precision of the base.
+Weights are kept in float32; the products are made in the precision of the base (brushset.native.flat, .product).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from brushset.errors import EnvironmentProblem
+from brushset.native.product import LoraProduct, Routing
 
 if TYPE_CHECKING:
     from brushset.native.settings import TrainingKeys
@@ -31,57 +32,82 @@ Frozen = nn.Linear | nn.Conv2d
 
 
 class LoraLayer(nn.Module):
-    """Stands in the place of a frozen linear layer or 1x1 convolution, and adds its low-rank part."""
+    """Stands in the place of a frozen linear layer or 1x1 convolution, and adds the low-rank parts of K adapters:
+    `down` [K, r, in] and `up` [K, out, r]. Each adapter's `down` is drawn by its own generator, `up` is zero.
+    """
 
-    def __init__(self, frozen: Frozen, *, rank: int, alpha: float, generator: torch.Generator) -> None:
+    def __init__(
+        self, frozen: Frozen, *, rank: int, alpha: float, generators: Sequence[torch.Generator], routing: Routing
+    ) -> None:
         super().__init__()
         self.frozen = frozen
-        self.rank, self.alpha = rank, alpha
+        self.rank, self.alpha, self.rows = rank, alpha, len(generators)
         self.scale = alpha / rank
+        self.routing = routing
         outputs, inputs = frozen.weight.shape[:2]
-        kernel = frozen.weight.shape[2:]  # () of a linear layer, (1, 1) of a convolution
-        down = torch.empty(rank, inputs, *kernel)
-        nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
-        device = frozen.weight.device
-        self.down = nn.Parameter(down.to(device))
-        self.up = nn.Parameter(torch.zeros(outputs, rank, *kernel, device=device))
+        self.kernel = tuple(frozen.weight.shape[2:])  # () of a linear layer, (1, 1) of a convolution
+        down = torch.empty(len(generators), rank, inputs)
+        for row, generator in enumerate(generators):
+            nn.init.kaiming_uniform_(down[row], a=math.sqrt(5), generator=generator)
+        weight = frozen.weight
+        self.down = nn.Parameter(down.to(weight.device, torch.promote_types(weight.dtype, torch.float32)))
+        self.up = nn.Parameter(torch.zeros(len(generators), outputs, rank, device=weight.device, dtype=self.down.dtype))
+        self.down_master, self.up_master = self.down.detach(), self.up.detach()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The frozen layer's output plus the low-rank part."""
-        apply = F.conv2d if self.down.dim() == 4 else F.linear
-        return self.frozen(x) + apply(apply(x, self.down), self.up) * self.scale
+        """The frozen layer's output plus the low-rank part. x: [N, tokens, in], or [N, in, h, w] of a convolution."""
+        if not self.down.requires_grad:  # `up` is zero and stays so
+            return self._frozen_product(x)
+        image = x.dim() == 4
+        tokens = x.permute(0, 2, 3, 1) if image else x
+        weight = self.frozen.weight.view(self.frozen.weight.shape[:2])
+        y: torch.Tensor = LoraProduct.apply(
+            tokens, weight, self.frozen.bias, self.down, self.up, self.routing, self.scale
+        )
+        return y.permute(0, 3, 1, 2) if image else y
+
+    def _frozen_product(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dim() == 4:
+            return F.conv2d(x, self.frozen.weight, self.frozen.bias)
+        return F.linear(x, self.frozen.weight.view(self.frozen.weight.shape[:2]), self.frozen.bias)
 
 
 class Adapter:
-    """The LoRA layers put into one pair of models, by their names in the file."""
+    """One adapter: its row of the LoRA layers put into one pair of models, by their names in the file."""
 
-    def __init__(self, unet: dict[str, LoraLayer], text_encoder: dict[str, LoraLayer]) -> None:
-        self.unet = unet
-        self.text_encoder = text_encoder
+    def __init__(self, unet: Mapping[str, LoraLayer], text_encoder: Mapping[str, LoraLayer], row: int = 0) -> None:
+        self.unet, self.text_encoder, self.row = dict(unet), dict(text_encoder), row
 
     @property
     def layers(self) -> dict[str, LoraLayer]:
         """All of them, the text encoder's first, as sd-scripts orders its parameter groups."""
         return {**self.text_encoder, **self.unet}
 
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Everything that is trained."""
-        for layer in self.layers.values():
-            yield layer.down
-            yield layer.up
-
     def state(self, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
         """The file's tensors, on the CPU: down, up and alpha of each layer, in `dtype`; None leaves float32."""
         tensors = {}
         for name, layer in self.layers.items():
             tensors[f"{name}.alpha"] = torch.tensor(layer.alpha, dtype=dtype or torch.float32)
-            tensors[f"{name}.lora_down.weight"] = layer.down.detach().to("cpu", dtype, copy=True).contiguous()
-            tensors[f"{name}.lora_up.weight"] = layer.up.detach().to("cpu", dtype, copy=True).contiguous()
+            for key, weight in (("lora_down", layer.down_master), ("lora_up", layer.up_master)):
+                copied = weight[self.row].to("cpu", dtype, copy=True).contiguous()
+                tensors[f"{name}.{key}.weight"] = copied.view(*copied.shape, *layer.kernel)
         return tensors
 
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """The gradients of what is trained, by the file's names and in its shapes."""
+        return {
+            f"{name}.{key}.weight": weight.grad[self.row].view(*weight.shape[1:], *layer.kernel)
+            for name, layer in self.layers.items()
+            for key, weight in (("lora_down", layer.down), ("lora_up", layer.up))
+            if weight.grad is not None
+        }
 
-def attach_adapter(unet: Any, text_encoder: Any | None, training: TrainingKeys, generator: torch.Generator) -> Adapter:
-    """Freezes both models and puts LoRA layers into them; without `text_encoder`, into the UNet alone.
+
+def attach_adapters(
+    unet: Any, text_encoder: Any | None, training: TrainingKeys, generators: Sequence[torch.Generator]
+) -> list[Adapter]:
+    """Freezes both models and puts LoRA layers into them, for as many adapters as there are generators, all of one rank;
+    without `text_encoder`, into the UNet alone.
 
     Raises:
         EnvironmentProblem: the models do not offer Stable Diffusion 1.5's 192 and 72 layers.
@@ -93,7 +119,8 @@ def attach_adapter(unet: Any, text_encoder: Any | None, training: TrainingKeys, 
         LoraLayer,
         rank=training.network_dim,
         alpha=training.network_alpha or training.network_dim,  # sd-scripts takes 0 as "no scaling"
-        generator=generator,
+        generators=generators,
+        routing=Routing(count=len(generators)),
     )
     text_layers = {}
     if text_encoder is not None:
@@ -101,7 +128,8 @@ def attach_adapter(unet: Any, text_encoder: Any | None, training: TrainingKeys, 
         _expect(text_encoder, text_layers, TEXT_ENCODER_MODULES)
     unet_layers = _put_layers(unet, (Transformer2DModel,), UNET_PREFIX, make)
     _expect(unet, unet_layers, UNET_MODULES)
-    return Adapter(unet_layers, text_layers)
+    _use_tokens(unet, Transformer2DModel)
+    return [Adapter(unet_layers, text_layers, row) for row in range(len(generators))]
 
 
 def _put_layers(
@@ -119,6 +147,15 @@ def _put_layers(
     for path, layer in layers.items():
         model.set_submodule(path, layer)
     return {prefix + path.replace(".", "_"): layer for path, layer in layers.items()}
+
+
+def _use_tokens(unet: Any, kind: type[nn.Module]) -> None:
+    """Lets transformers project tokens, as those of Stable Diffusion 2 do: a 1x1 convolution is a linear layer there, and
+    what lies as [N, h, w, channels] need not be turned.
+    """
+    for module in unet.modules():
+        if isinstance(module, kind):
+            module.use_linear_projection = True  # type: ignore[assignment]
 
 
 def _expect(model: nn.Module, layers: dict[str, LoraLayer], count: int) -> None:

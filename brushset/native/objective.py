@@ -6,6 +6,7 @@ CPU generator, so that the same seed means the same noise on every device.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,15 +33,17 @@ def signal_shares() -> torch.Tensor:
     return torch.cumprod(1.0 - betas, dim=0)
 
 
-def draw_corruption(latents: torch.Tensor, generator: torch.Generator, *, noise_offset: float | None) -> Corruption:
-    """Gaussian noise and uniform timesteps. An offset adds one further draw to each channel as a whole."""
+def draw_corruption(shape: Sequence[int], generator: torch.Generator, *, noise_offset: float | None) -> Corruption:
+    """Gaussian noise for latents [N, 4, h, w] and uniform timesteps, on the CPU. An offset adds one further draw to each
+    channel as a whole.
+    """
     import torch
 
-    noise = torch.randn(latents.shape, generator=generator)
+    noise = torch.randn(tuple(shape), generator=generator)
     if noise_offset:
-        noise = noise + noise_offset * torch.randn((*latents.shape[:2], 1, 1), generator=generator)
-    timesteps = torch.randint(0, TIMESTEPS, (latents.shape[0],), generator=generator)
-    return Corruption(noise.to(latents.device), timesteps.to(latents.device))
+        noise = noise + noise_offset * torch.randn((*shape[:2], 1, 1), generator=generator)
+    timesteps = torch.randint(0, TIMESTEPS, (shape[0],), generator=generator)
+    return Corruption(noise, timesteps)
 
 
 def corrupt(latents: torch.Tensor, corruption: Corruption, shares: torch.Tensor) -> torch.Tensor:
@@ -56,11 +59,10 @@ def min_snr_weights(timesteps: torch.Tensor, shares: torch.Tensor, gamma: float)
     return ratio.clamp(max=gamma) / ratio
 
 
-def noise_loss(
-    predicted: torch.Tensor, corruption: Corruption, shares: torch.Tensor, *, min_snr_gamma: float | None
-) -> torch.Tensor:
-    """Mean over samples of each sample's mean squared error, weighted; computed in float32. Lower is better."""
-    errors = (predicted.float() - corruption.noise.float()).square().mean(dim=(1, 2, 3))
-    if min_snr_gamma:
-        errors = errors * min_snr_weights(corruption.timesteps, shares, min_snr_gamma)
-    return errors.mean()
+def noise_losses(predicted: torch.Tensor, noise: torch.Tensor, weights: torch.Tensor, *, styles: int) -> torch.Tensor:
+    """Each style's loss [styles]: the mean over its samples of a sample's mean squared error times its weight [N].
+
+    A batch holds equally many samples of each style, one style after the other. In the noise's precision, float32.
+    """
+    errors = (predicted.to(noise.dtype) - noise).square().flatten(1).mean(dim=1)
+    return (errors * weights).view(styles, -1).mean(dim=1)

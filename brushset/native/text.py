@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     import torch
 
 
+_AT_ONCE = 32
+
+
 class TextSource:
     """Captions → states [N, tokens, width], through an encoder that may be in training.
 
-    Token lists are kept by caption. States are kept too where `remember` was called: only for a frozen encoder.
+    `prepare` is done on the CPU, `states` on the device, so that nothing is awaited between them. Token lists are kept by
+    caption. States are kept too, in one table, where `remember` was called: only for a frozen encoder.
     """
 
     def __init__(self, tokenizer: Any, text_encoder: Any, *, max_token_length: int | None, clip_skip: int | None):
@@ -27,7 +31,8 @@ class TextSource:
         self._length = (max_token_length or tokenizer.model_max_length - 2) + 2
         self._clip_skip = clip_skip
         self._tokens: dict[str, torch.Tensor] = {}
-        self._states: dict[str, torch.Tensor] = {}
+        self._places: dict[str, int] = {}
+        self._table: torch.Tensor | None = None
 
     def tokens(self, caption: str) -> torch.Tensor:
         """Token ids, int64 [chunks, 77]."""
@@ -35,22 +40,33 @@ class TextSource:
             self._tokens[caption] = tokenize_in_chunks(self._tokenizer, caption, self._length)
         return self._tokens[caption]
 
-    def encode(self, captions: Sequence[str]) -> torch.Tensor:
-        """States of a batch of captions; with gradients where the caller has them enabled."""
+    def prepare(self, captions: Sequence[str]) -> torch.Tensor:
+        """A batch of captions as numbers, on the CPU: places in the table [N], or token ids [N, chunks, 77]."""
         import torch
 
-        if self._states and all(caption in self._states for caption in captions):
-            return torch.stack([self._states[caption] for caption in captions])
-        tokens = torch.stack([self.tokens(caption) for caption in captions]).to(self._encoder.device)
-        return encode_tokens(self._encoder, tokens, clip_skip=self._clip_skip)
+        if self._table is not None and all(caption in self._places for caption in captions):
+            return torch.tensor([self._places[caption] for caption in captions])
+        return torch.stack([self.tokens(caption) for caption in captions])
+
+    def states(self, prepared: torch.Tensor) -> torch.Tensor:
+        """States of what `prepare` made, on the device; with gradients where the caller has them enabled."""
+        if prepared.dim() == 1 and self._table is not None:
+            return self._table.index_select(0, prepared)
+        return encode_tokens(self._encoder, prepared, clip_skip=self._clip_skip)
+
+    def encode(self, captions: Sequence[str]) -> torch.Tensor:
+        """States of a batch of captions."""
+        return self.states(self.prepare(captions).to(self._encoder.device))
 
     def remember(self, captions: Iterable[str]) -> None:
         """Encodes each distinct caption once and keeps it, without gradients."""
         import torch
 
+        wanted = sorted(set(captions) - set(self._places))
         with torch.no_grad():
-            found = {caption: self.encode([caption])[0] for caption in sorted(set(captions))}
-        self._states.update(found)
+            found = [self.encode(wanted[start : start + _AT_ONCE]) for start in range(0, len(wanted), _AT_ONCE)]
+            self._places |= {caption: len(self._places) + place for place, caption in enumerate(wanted)}
+            self._table = torch.cat([*([] if self._table is None else [self._table]), *found])
 
 
 def tokenize_in_chunks(tokenizer: Any, text: str, length: int) -> torch.Tensor:

@@ -1,0 +1,102 @@
+"""sd-scripts' real training step on given models, counted and timed: bench/train.py's child, in a process of its own.
+
+`SD_SCRIPTS_DIR=… python bench/sd_scripts_step.py JOB.json` prints one line of JSON. process_batch, network, optimizer,
+accelerator, clipping and the reduction of gradients are sd-scripts' own; models and latents are of random numbers.
+"""
+
+# ruff: noqa: E402 - imports follow the path and the constants that they read
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [os.environ["SD_SCRIPTS_DIR"], str(PROJECT)]
+job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+
+from library import original_unet
+
+original_unet.BLOCK_OUT_CHANNELS = tuple(job["widths"])
+original_unet.TIMESTEP_INPUT_DIM = job["widths"][0]
+original_unet.TIME_EMBED_DIM = 4 * job["widths"][0]
+
+import torch
+import train_network
+from accelerate import Accelerator
+from library import strategy_sd, train_util
+from networks import lora
+from safetensors.torch import load_file
+from transformers import CLIPTextModel
+
+from bench.operations import Operations
+from bench.timing import measure
+
+
+def make_step() -> Any:
+    """One whole step as a function, with everything it needs prepared as train_network.py does."""
+    base, trains_text = Path(job["base"]), job["text_encoder"]
+    options = ["--mixed_precision", "no", "--network_module", "networks.lora", "--learning_rate", "1e-4", "--sdpa"]
+    options += [
+        "--optimizer_type",
+        "AdamW",
+        "--min_snr_gamma",
+        "5",
+        *([] if trains_text else ["--network_train_unet_only"]),
+    ]
+    options += ["--optimizer_args", "foreach=True"]  # what torch chooses on a GPU; on a CPU it would go one by one
+    args = train_network.setup_parser().parse_args(options)
+    args.v2 = False
+    unet = original_unet.UNet2DConditionModel(sample_size=64, attention_head_dim=8, cross_attention_dim=job["cross"])
+    unet.load_state_dict(load_file(base / "unet" / "diffusion_pytorch_model.safetensors"))
+    encoder = CLIPTextModel.from_pretrained(base / "text_encoder")
+    train_util.replace_unet_modules(unet, mem_eff_attn=False, xformers=False, sdpa=True)
+    network = lora.create_network(1.0, job["rank"], job["rank"] / 2, None, encoder, unet)
+    network.apply_to(encoder, unet, trains_text, True)
+    for model in (unet, encoder):
+        model.requires_grad_(False).eval()
+    parameters = network.prepare_optimizer_params(1e-4, 1e-4, 1e-4)[0]
+    _, _, optimizer = train_util.get_optimizer(args, parameters)
+    accelerator = Accelerator(cpu=True)
+    rates = train_util.get_scheduler_fix(args, optimizer, 1)
+    unet, network, optimizer, rates = accelerator.prepare(unet, network, optimizer, rates)
+    if trains_text:
+        encoder = accelerator.prepare(encoder)
+    trainer = train_network.NetworkTrainer()
+    schedule = trainer.get_noise_scheduler(args, accelerator.device)
+    strategy = strategy_sd.SdTokenizeStrategy.__new__(strategy_sd.SdTokenizeStrategy)
+    strategy.max_length, strategy.tokenizer = 77, type("Tokenizer", (), {"model_max_length": 77, "eos_token_id": 1})()
+    encode, recorder, count = strategy_sd.SdTextEncodingStrategy(None), train_util.LossRecorder(), job["batch"]
+
+    def step(*, optimize: bool = True) -> None:
+        batch = {
+            "latents": torch.randn(count, 4, job["latent"], job["latent"]),
+            "input_ids_list": [torch.randint(0, encoder.config.vocab_size, (count, 1, 77))],
+            "loss_weights": torch.ones(count), "captions": [""] * count, "custom_attributes": [{}] * count,
+            "alpha_masks": None, "text_encoder_outputs_list": None,
+        }  # fmt: skip
+        loss = trainer.process_batch(
+            batch, [encoder], unet, network, None, schedule, torch.float32, torch.float32, accelerator, args, encode,
+            strategy, is_train=True, train_text_encoder=trains_text, train_unet=True,
+        )  # fmt: skip
+        accelerator.backward(loss)
+        trainer.all_reduce_network(accelerator, network)
+        accelerator.clip_grad_norm_(accelerator.unwrap_model(network).get_trainable_params(), 1.0)
+        if optimize:
+            optimizer.step()
+            rates.step()
+        optimizer.zero_grad(set_to_none=True)
+        recorder.add(epoch=0, step=0, loss=loss.detach().item())
+
+    return step
+
+
+torch.set_num_threads(1)
+made = make_step()
+found = measure(made, job["repeats"])
+with Operations() as counted:
+    made(optimize=False)  # the numbers that torch's AdamW reads lie on the host, on a GPU too
+print(json.dumps(found | {"synchronising": counted.synchronising}))
