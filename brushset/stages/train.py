@@ -195,7 +195,7 @@ def _require_disk(folder: Path, train: TrainSection, epochs: int) -> None:
     """Asks for the room of all kept epochs, and of the states to go on from, before hours are spent."""
     files = 1 + epochs // train.save_every_n_epochs
     width = 2 if train.save_precision == "float" else 1
-    states = _STATES if train.save_state_minutes and train.engine == "kohya" else 0
+    states = _STATES if train.save_state_minutes else 0
     per_rank = files * _FILE_BYTES_PER_RANK * 2 * width + states * _STATE_BYTES_PER_RANK
     wanted = train.network_dim * per_rank + _SPARE_BYTES
     free = shutil.disk_usage(folder).free
