@@ -18,6 +18,7 @@ from brushset.bases.tensors import load_tensors
 from brushset.errors import UsageError, VerificationFailed
 from brushset.lora.keys import ALPHA, DOWN, PREFIXES, UP, Shape, expected_shapes
 from brushset.lora.kinds import some
+from brushset.spec import TrainSection
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +38,16 @@ class LoraFacts:
     max_abs: float
     up_norm: float
     down_norm: float
+
+
+def find_faults(path: Path, train: TrainSection, *, narrow: bool) -> list[str]:
+    """What is wrong with a file that [train] asked for, a line each, naming the file; empty where nothing is."""
+    dim, alpha, text_encoder = train.network_dim, train.network_alpha, train.train_text_encoder
+    try:
+        verify_lora(path, dim=dim, alpha=alpha, text_encoder=text_encoder, narrow=narrow)
+    except VerificationFailed as error:
+        return str(error).splitlines()
+    return []
 
 
 def verify_lora(path: Path, *, dim: int, alpha: float, text_encoder: bool, narrow: bool = False) -> LoraFacts:

@@ -20,7 +20,7 @@ from brushset.files import sha256_file
 from brushset.kohya.attempts.patience import choose_epoch
 from brushset.kohya.plan import Plan, plan_asked, plan_with
 from brushset.log import silent
-from brushset.lora.verify import verify_lora
+from brushset.lora.verify import find_faults
 from brushset.paths import RunPaths
 from brushset.pipeline import Stage, StageContext
 from brushset.process import process_file, stop_orphan
@@ -177,18 +177,7 @@ def _file_findings(job: TrainJob, path: Path, sha256: str) -> list[str]:
         return [f"{path.name}: the engine said it was written, and it is not there"]
     if sha256_file(path) != sha256:
         return [f"{path.name}: changed after the engine had written it"]
-    train = job.spec.train
-    try:
-        verify_lora(
-            path,
-            dim=train.network_dim,
-            alpha=train.network_alpha,
-            text_encoder=train.train_text_encoder,
-            narrow=job.base.narrow,
-        )
-    except VerificationFailed as error:
-        return str(error).splitlines()
-    return []
+    return find_faults(path, job.spec.train, narrow=job.base.narrow)
 
 
 def _require_disk(folder: Path, train: TrainSection, epochs: int) -> None:

@@ -15,10 +15,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from brushset.errors import BrushsetError, VerificationFailed
+from brushset.errors import BrushsetError
 from brushset.files import digest_files, list_files, read_json, sha256_file
 from brushset.kohya.plan import Plan
-from brushset.lora.verify import verify_lora
+from brushset.lora.verify import find_faults
 from brushset.protocols import TrainJob
 from brushset.records import Record
 
@@ -89,19 +89,6 @@ def state_problem(folder: Path, state: SavedState, *, base_step: int, job: Train
         return "train_state.json cannot be read"
     if said != state.step - base_step:
         return f"train_state.json says step {said}, expected {state.step - base_step}"
-    return _weights_problem(folder / "model.safetensors", job)
-
-
-def _weights_problem(path: Path, job: TrainJob) -> str:
-    train = job.spec.train
-    try:
-        verify_lora(
-            path,
-            dim=train.network_dim,
-            alpha=train.network_alpha,
-            text_encoder=train.train_text_encoder,
-            narrow=job.base.narrow,
-        )
-    except VerificationFailed as error:
-        return str(error).splitlines()[0].removeprefix(f"{path}: ")
-    return ""
+    weights = folder / "model.safetensors"
+    faults = find_faults(weights, job.spec.train, narrow=job.base.narrow)
+    return faults[0].removeprefix(f"{weights}: ") if faults else ""
