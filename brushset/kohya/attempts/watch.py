@@ -88,7 +88,7 @@ class Watch:
     _phase: str = _NO_PHASE
     _last_line: str = ""
     _looked_at: float = 0.0
-    _bar_at: float = 0.0
+    _bars_at: dict[str, float] = field(default_factory=dict)
 
     @property
     def step(self) -> int:
@@ -214,6 +214,9 @@ class Watch:
 
     def _tell_bar(self, line: str) -> None:
         bar = read_bar(line, self._phase)
-        if bar and bar.what != _NO_PHASE and time.monotonic() - self._bar_at > _BAR_EVERY_S:
-            self._bar_at = time.monotonic()
+        if bar is None or bar.what == _NO_PHASE:
+            return
+        told_at, now = self._bars_at.get(bar.what), time.monotonic()
+        if told_at is None or now - told_at > _BAR_EVERY_S:
+            self._bars_at[bar.what] = now
             self.emit("progress", what=bar.what, done=bar.done, total=bar.total)
