@@ -72,11 +72,6 @@ def strip_style_words(text: str, words: Sequence[str], *, trigger: str = "") -> 
     return Stripped(", ".join(parts) if found else text, tuple(found))
 
 
-def count_style_words(text: str, words: Sequence[str], *, trigger: str = "") -> tuple[str, ...]:
-    """The words of the list that stand in a text, once for each time."""
-    return strip_style_words(text, words, trigger=trigger).words
-
-
 def _clean(marked: str) -> str:
     text = marked
     for rule, replacement in _RULES:

@@ -18,8 +18,6 @@ Component = Literal["unet", "text_encoder"]
 Shape = tuple[int, ...]
 
 PREFIXES: Mapping[Component, str] = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
-STANDARD_UNET_MODULES = 192
-STANDARD_TEXT_MODULES = 72
 DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
 
 

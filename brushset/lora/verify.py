@@ -28,7 +28,7 @@ _ALPHA_TOLERANCE = 2**-8  # alpha is stored in the file's dtype: bf16 keeps 8 bi
 
 @dataclass(frozen=True)
 class LoraFacts:
-    """What a verified file holds. Norms are Frobenius, over all modules together."""
+    """What a verified file holds. `up_norm` is Frobenius, over all modules together."""
 
     modules: int
     tensors: int
@@ -37,17 +37,21 @@ class LoraFacts:
     dtype: str
     max_abs: float
     up_norm: float
-    down_norm: float
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One look at a file: what is wrong with it, and what was read of it; `values` only where its names and shapes fit."""
+
+    faults: list[str]
+    header: Header | None
+    values: Mapping[str, Any]
 
 
 def find_faults(path: Path, train: TrainSection, *, narrow: bool) -> list[str]:
     """What is wrong with a file that [train] asked for, a line each, naming the file; empty where nothing is."""
     dim, alpha, text_encoder = train.network_dim, train.network_alpha, train.train_text_encoder
-    try:
-        verify_lora(path, dim=dim, alpha=alpha, text_encoder=text_encoder, narrow=narrow)
-    except VerificationFailed as error:
-        return str(error).splitlines()
-    return []
+    return _look(path, dim=dim, alpha=alpha, text_encoder=text_encoder, narrow=narrow).faults
 
 
 def verify_lora(path: Path, *, dim: int, alpha: float, text_encoder: bool, narrow: bool = False) -> LoraFacts:
@@ -58,18 +62,23 @@ def verify_lora(path: Path, *, dim: int, alpha: float, text_encoder: bool, narro
     Raises:
         VerificationFailed: everything that is wrong, a line each, naming the file.
     """
+    look = _look(path, dim=dim, alpha=alpha, text_encoder=text_encoder, narrow=narrow)
+    if look.header is None or look.faults:
+        raise VerificationFailed.of_many(look.faults)
+    return _facts(look.header, look.values, dim, alpha)
+
+
+def _look(path: Path, *, dim: int, alpha: float, text_encoder: bool, narrow: bool) -> _Look:
     try:
         header = read_header(path)
     except UsageError as error:
-        raise VerificationFailed(str(error)) from error
+        return _Look(str(error).splitlines(), None, {})
     expected = expected_shapes(dim, text_encoder=text_encoder, architecture=SD15)
     findings = _compare_names(header, expected)
     findings += _compare_ranks(header, dim) if narrow else _compare_shapes(header, expected)
     values = {} if findings else _read_values(path)
     findings += _check_values(values, alpha)
-    if findings:
-        raise VerificationFailed.of_many([f"{path}: {finding}" for finding in findings])
-    return _facts(header, values, dim, alpha)
+    return _Look([f"{path}: {finding}" for finding in findings], header, values)
 
 
 def _compare_names(header: Header, expected: Mapping[str, Shape]) -> list[str]:
@@ -124,9 +133,6 @@ def _check_values(values: Mapping[str, Any], alpha: float) -> list[str]:
 
 
 def _facts(header: Header, values: Mapping[str, Any], dim: int, alpha: float) -> LoraFacts:
-    def norm(kind: str) -> float:
-        return float(sum(tensor.square().sum().item() for name, tensor in values.items() if name.endswith(kind)) ** 0.5)
-
     return LoraFacts(
         modules=sum(name.endswith(f".{ALPHA}") for name in header.tensors),
         tensors=len(header.tensors),
@@ -134,6 +140,5 @@ def _facts(header: Header, values: Mapping[str, Any], dim: int, alpha: float) ->
         alpha=alpha,
         dtype="+".join(sorted({entry.dtype for entry in header.tensors.values()})),
         max_abs=max(tensor.abs().max().item() for tensor in values.values() if tensor.dim() > 1),
-        up_norm=norm(UP),
-        down_norm=norm(DOWN),
+        up_norm=float(sum(tensor.square().sum().item() for name, tensor in values.items() if name.endswith(UP)) ** 0.5),
     )
