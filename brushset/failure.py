@@ -1,4 +1,6 @@
-"""Why did a trainer die? From the last lines of its log to one line that names the cause and, where known, the fix."""
+"""Why did a trainer die, and did memory end? From the last lines of a log to one line that names the cause and, where
+known, the fix; from an exception to whether less at a time would do.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,16 @@ _ACCELERATE = re.compile(r"returned non-zero exit status (\d+)|died with <Signal
 _EXCEPTION = re.compile(r"^(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception|Interrupt|Invalid|Exit))(?::\s*(.*))?$")
 _WRAPPERS = frozenset({"CalledProcessError", "ChildFailedError"})
 _GPU_MEMORY = re.compile(r"CUDA out of memory|OutOfMemoryError|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED")
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "failed to allocate memory",
+    "bad_alloc",
+    "bad allocation",
+    "cublas_status_alloc_failed",
+)
 _CAUSES = (
     (_GPU_MEMORY.pattern, "out of GPU memory; fix: a smaller [train] batch_size, or gradient_checkpointing = true"),
     (r"No space left on device|Errno 28|Disk quota exceeded|Errno 122", "the disk is full; fix: free space where runs/ lies"),
@@ -28,6 +40,15 @@ _CAUSES = (
 def is_out_of_gpu_memory(lines: Iterable[str]) -> bool:
     """Whether a smaller batch would have helped."""
     return any(_GPU_MEMORY.search(line) for line in lines)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ended, a GPU's or the machine's, by whichever library says so: a class of its own in torch on a GPU,
+    on a CPU an error that only its text tells from others.
+    """
+    text = str(error).lower()
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or any(mark in text for mark in _OUT_OF_MEMORY)
 
 
 def explain_failure(lines: Sequence[str], code: int | None) -> tuple[str, str]:

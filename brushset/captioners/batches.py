@@ -13,20 +13,10 @@ from collections.abc import Iterator, Sequence
 
 from brushset.captioners.answers import open_answers
 from brushset.errors import BrushsetError, EnvironmentProblem
+from brushset.failure import is_out_of_memory
 from brushset.files import sha256_file, sha256_json
 from brushset.images import run_threads
 from brushset.protocols import Captioner, Describe, Emit, Subject
-
-_OUT_OF_MEMORY = (
-    "out of memory",
-    "not enough memory",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "failed to allocate memory",
-    "bad_alloc",
-    "bad allocation",
-    "cublas_status_alloc_failed",
-)
 
 
 def describe_images(captioner: Captioner, subjects: Sequence[Subject], emit: Emit, *, anew: bool = False) -> list[str]:
@@ -111,9 +101,3 @@ def _try(describe: Describe, batch: Sequence[Subject]) -> list[str] | None:
     if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
     return None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ended, a GPU's or the machine's, by whichever library says so."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or any(mark in text for mark in _OUT_OF_MEMORY)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from brushset.bases.header import read_header
 from brushset.buckets import Size
 from brushset.errors import EnvironmentProblem, UsageError
+from brushset.failure import is_out_of_memory
 from brushset.files import sha256_file, shown
 from brushset.protocols import Emit
 from brushset.spec import DatasetSection
@@ -94,7 +95,7 @@ class ModelUpscaler:
             try:
                 return self._in_tiles(pixels)
             except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
             self._halve_tile(max(image.size))
 
@@ -189,13 +190,6 @@ def _spans(length: int, most: int) -> Iterator[tuple[int, int]]:
     parts = -(-length // most)
     edges = [index * length // parts for index in range(parts + 1)]
     return itertools.pairwise(edges)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """A class of its own on a GPU; on a CPU a RuntimeError that only its text tells from others."""
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error)
 
 
 def _first_line(error: BaseException) -> str:
