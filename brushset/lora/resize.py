@@ -1,7 +1,7 @@
 """A LoRA at a lower rank: of each module's ΔW the largest singular directions are kept.
 
 The SVD is taken of a rank × rank core, never of ΔW: B = Q₁R₁ and Aᵀ = Q₂R₂ by QR, then R₁R₂ᵀ = USVᵀ, so that
-ΔW = (Q₁U) S (Q₂V)ᵀ. Both factors get √S, in float32, then the file's dtype; alpha becomes the new rank, so the scale is 1
+ΔW = (Q₁U) S (Q₂V)ᵀ. Both factors get √S, in float64, then the file's dtype; alpha becomes the new rank, so the scale is 1
 and the strength as it was. `energy` is the share of ‖ΔW‖² that is kept: the most that any file of that rank can hold
 (Eckart and Young, 1936).
 """
@@ -18,6 +18,7 @@ from brushset.lora.adapter import AdapterFile, Factors
 from brushset.lora.convert import kohya_metadata
 from brushset.lora.forms import to_kohya
 from brushset.lora.inspection import block_of, block_order
+from brushset.lora.lowrank import decompose, thin
 from brushset.lora.save import save_adapter
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def write_resized(source: AdapterFile, factors: Mapping[str, Factors], report: R
 def _resize_module(factor: Factors, rank: int | None, energy: float | None) -> tuple[Factors, Resized]:
     import torch
 
-    left, core, right = _decompose(factor)
+    left, core, right = decompose(thin(factor))
     squares = core.square()
     whole = squares.sum().item()
     kept = _least_rank(squares, energy) if energy is not None else min(rank or factor.rank, len(core))
@@ -113,17 +114,6 @@ def _resize_module(factor: Factors, rank: int | None, energy: float | None) -> t
     )
     assert torch.isfinite(up).all()
     return shrunk, Resized(factor.rank, kept, squares[:kept].sum().item() / whole, whole)
-
-
-def _decompose(factor: Factors) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """ΔW = left · diag(core) · right, in float32; left [out, r], core [r] falling, right [r, in]."""
-    import torch
-
-    up, down = factor.up.float().flatten(1), factor.down.float().flatten(1)
-    q_up, r_up = torch.linalg.qr(up)
-    q_down, r_down = torch.linalg.qr(down.T)
-    left, core, right = torch.linalg.svd(factor.scale * (r_up @ r_down.T), full_matrices=False)
-    return q_up @ left, core, right @ q_down.T
 
 
 def _least_rank(squares: torch.Tensor, energy: float) -> int:
