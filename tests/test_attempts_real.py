@@ -57,16 +57,16 @@ def run(root: Path, settings: dict[str, Any], how: str, step: int = 0) -> tuple[
 @pytest.mark.parametrize(
     ("settings", "kills", "began"),
     [
-        # 4 batches an epoch, 12 steps: at steps, and inside a state; then our own process; then a signal to it.
-        ({"epochs": 3}, [("state", 3), ("us", 6), ("term", 9)], [0, 2, 5, 8]),
+        # 4 batches an epoch, 24 steps: inside a state; then our own process; then a signal to it.
+        ({"epochs": 6}, [("state", 3), ("us", 8), ("term", 14)], [0, 2, 7, 13]),
         # 6 batches an epoch, 3 steps of two: states of whole epochs alone.
         (
-            {"epochs": 4, "repeats": 3, "gradient_accumulation_steps": 2},
-            [("trainer", 4), ("us", 7), ("term", 11)],
-            [0, 3, 6, 9],
+            {"epochs": 8, "repeats": 3, "gradient_accumulation_steps": 2},
+            [("trainer", 4), ("us", 10), ("term", 16)],
+            [0, 3, 9, 15],
         ),
-        # 4 batches an epoch and 10 steps: the last epoch is cut short.
-        ({"max_steps": 10}, [("trainer", 3), ("us", 6), ("term", 9)], [0, 2, 5, 8]),
+        # 4 batches an epoch and 22 steps: the last epoch is cut short.
+        ({"max_steps": 22}, [("trainer", 3), ("us", 8), ("term", 14)], [0, 2, 7, 13]),
     ],
 )
 def test_a_real_training_killed_three_times_takes_the_steps_of_an_uninterrupted_one(
@@ -91,7 +91,8 @@ def test_a_real_training_killed_three_times_takes_the_steps_of_an_uninterrupted_
     assert [point.lr for point in trained.losses] == [point.lr for point in whole.losses]
     starts = [item.from_step for item in trained.attempts]
     assert len(starts) == 4
-    assert all(0 <= start - least <= 1 for start, least in zip(starts, began, strict=True)), starts
+    # A narrow step takes some 30 ms: while its line is read and the signal travels, the trainer may take a few more.
+    assert all(0 <= start - least <= 4 for start, least in zip(starts, began, strict=True)), starts
     output = make_job(tmp_path / "killed", settings).output_dir  # emptied again: the engine publishes what is finished
     published = KohyaEngine(WRAPPER).train(make_job(tmp_path / "killed", settings), Events())
     for name, step in [(item.path, item.step) for item in published.checkpoints] + [
