@@ -1,0 +1,1 @@
+"""How several adapters act together while an image is being made; brushset.lora.merge makes one file of them instead."""
