@@ -1,7 +1,8 @@
 """sd-scripts' real training step on given models, counted and timed: bench/train.py's child, in a process of its own.
 
 `SD_SCRIPTS_DIR=… python bench/sd_scripts_step.py JOB.json` prints one line of JSON. process_batch, network, optimizer,
-accelerator, clipping and the reduction of gradients are sd-scripts' own; models and latents are of random numbers.
+accelerator, clipping and the reduction of gradients are sd-scripts' own; models and latents are of random numbers. On a
+GPU in bf16, with the optimizer that torch chooses there.
 """
 
 # ruff: noqa: E402 - imports follow the path and the constants that they read
@@ -39,7 +40,9 @@ from bench.timing import measure
 def make_step() -> Any:
     """One whole step as a function, with everything it needs prepared as train_network.py does."""
     base, trains_text = Path(job["base"]), job["text_encoder"]
-    options = ["--mixed_precision", "no", "--network_module", "networks.lora", "--learning_rate", "1e-4", "--sdpa"]
+    on_gpu = job["device"] == "cuda"
+    precision, dtype = ("bf16", torch.bfloat16) if on_gpu else ("no", torch.float32)
+    options = ["--mixed_precision", precision, "--network_module", "networks.lora", "--learning_rate", "1e-4", "--sdpa"]
     options += [
         "--optimizer_type",
         "AdamW",
@@ -60,7 +63,9 @@ def make_step() -> Any:
         model.requires_grad_(False).eval()
     parameters = network.prepare_optimizer_params(1e-4, 1e-4, 1e-4)[0]
     _, _, optimizer = train_util.get_optimizer(args, parameters)
-    accelerator = Accelerator(cpu=True)
+    accelerator = Accelerator(cpu=not on_gpu, mixed_precision=precision)
+    for model in (unet, encoder):
+        model.to(accelerator.device, dtype)
     rates = train_util.get_scheduler_fix(args, optimizer, 1)
     unet, network, optimizer, rates = accelerator.prepare(unet, network, optimizer, rates)
     if trains_text:
@@ -73,13 +78,13 @@ def make_step() -> Any:
 
     def step(*, optimize: bool = True) -> None:
         batch = {
-            "latents": torch.randn(count, 4, job["latent"], job["latent"]),
+            "latents": torch.randn(count, 4, job["latent"], job["latent"]),  # on the host, as its loader hands them over
             "input_ids_list": [torch.randint(0, encoder.config.vocab_size, (count, 1, 77))],
             "loss_weights": torch.ones(count), "captions": [""] * count, "custom_attributes": [{}] * count,
             "alpha_masks": None, "text_encoder_outputs_list": None,
         }  # fmt: skip
         loss = trainer.process_batch(
-            batch, [encoder], unet, network, None, schedule, torch.float32, torch.float32, accelerator, args, encode,
+            batch, [encoder], unet, network, None, schedule, dtype, dtype, accelerator, args, encode,
             strategy, is_train=True, train_text_encoder=trains_text, train_unet=True,
         )  # fmt: skip
         accelerator.backward(loss)
@@ -96,7 +101,9 @@ def make_step() -> Any:
 
 torch.set_num_threads(1)
 made = make_step()
-found = measure(made, job["repeats"])
-with Operations() as counted:
-    made(optimize=False)  # the numbers that torch's AdamW reads lie on the host, on a GPU too
-print(json.dumps(found | {"synchronising": counted.synchronising}))
+found = measure(made, job["repeats"], device=job["device"], most_s=job["most_s"])
+if job["device"] == "cpu":
+    with Operations() as counted:
+        made(optimize=False)  # the numbers that torch's AdamW reads lie on the host, on a GPU too
+    found["synchronising"] = counted.synchronising
+print(json.dumps(found))

@@ -1,11 +1,17 @@
-"""One training step, side by side: sd-scripts' own, the native engine's, and the native engine's for three styles at once.
+"""One training step, side by side: sd-scripts' own, the native engine's, the native engine's for three styles at once, and
+what the machine's matrix products would allow.
 
-    SD_SCRIPTS_DIR=… python bench/train.py               # narrow model, any CPU: about a minute
-    python bench/train.py --base random:sd15 --px 256    # full width
+    SD_SCRIPTS_DIR=… python bench/train.py                 # narrow model, any CPU: about a minute
+    python bench/train.py --base random:sd15 --px 256      # full width
+    python bench/train.py --device cuda                    # SD 1.5 at 512 px, batches 1 to 8: under eight minutes
 
-Operations are what a step starts, views left out: on a GPU each is a kernel launch, which is what bounds training at
-batch 2 to 4. CPU seconds are one thread's, the smallest of `--repeats`. Per style and step; models and data are of random
-numbers. Figures of a CPU are ratios of operations and time, not claims about a GPU.
+Models, latents and LoRA weights are of random numbers. Operations are what a step starts from the host, views left out:
+without a graph each is a kernel launch on a GPU, which is what bounds training at batch 2 to 4; a captured step starts a
+few. Waits are places where the host stops until the device has answered. A row's figures are per style; images/s are of all
+its styles. On a CPU seconds are one thread's CPU time, the smallest of `--repeats`, and images/s follow from them: ratios,
+not claims about a GPU. MFU is the step's matrix products, convolutions and attention (counted by torch, forward and
+backward, of the native step) over what a large product reaches in the same run; the limit is a step of nothing else.
+Every stage has its own time box, and its result is written to `--out` as a line of JSON as soon as it is there.
 """
 
 from __future__ import annotations
@@ -16,6 +22,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,127 +34,178 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from rich.console import Console
 from rich.table import Table
 
+from bench.native_step import Work, make_step
 from brushset.bases.resolve import resolve_base
 from brushset.errors import EnvironmentProblem
 from brushset.kohya.source import find_source
 from brushset.log import silent
-from brushset.records import BaseFile
 
 STYLES = 3
+STAGE_S = {"cpu": 600.0, "cuda": 45.0}
+"""Time box of a stage; one that is not begun when `--minutes` are over is left out, and said to be."""
+
+Found = dict[str, Any]
 
 
-def main() -> None:
-    """Measures and prints the table."""
+def main(argv: list[str] | None = None) -> list[Found]:
+    """Measures, prints the tables, and returns what was found."""
+    asked = _parse(argv)
+    ends, found = time.monotonic() + 60 * asked.minutes, []
+    with tempfile.TemporaryDirectory() as scratch, _opened(asked.out, scratch) as out:
+        for name, work in stages(asked):
+            begun = time.monotonic()
+            row: Found = {"stage": name, "batch": work.batch, "styles": work.styles, "text": work.trains_text}
+            if begun > ends:
+                row["left_out"] = f"{asked.minutes:g} minutes were over"
+            else:
+                row |= run_stage(name, work, asked, STAGE_S[asked.device])
+            found.append(row | {"stage_s": round(time.monotonic() - begun, 1)})
+            print(json.dumps(found[-1]), file=out, flush=True)
+    for trains_text in sorted({row["text"] for row in found}):
+        for batch in asked.batches:
+            print_table(asked, [row for row in found if (row["text"], row["batch"]) == (trains_text, batch)])
+    return found
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    import torch
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default="random:tiny")
-    parser.add_argument("--px", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=2, help="samples a style and step")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--base", help="default: random:tiny on a CPU, random:sd15 on a GPU")
+    parser.add_argument("--px", type=int, help="default: 128 on a CPU, 512 on a GPU")
+    parser.add_argument("--batches", type=int, nargs="+", help="samples a style and step; default: 2, on a GPU 2 4 1 8")
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
-    asked = parser.parse_args()
-    base = resolve_base(asked.base, None, silent)
-    for trains_text in (False, True):
-        print_table(asked, base, trains_text=trains_text)
+    parser.add_argument("--compile", action="store_true", help="compiled blocks, too: minutes the first time")
+    parser.add_argument("--minutes", type=float, default=7.0, help="no stage is begun after that")
+    parser.add_argument("--out", type=Path, help="a file for the lines of JSON")
+    asked = parser.parse_args(argv)
+    on_gpu = asked.device == "cuda"
+    asked.base = resolve_base(asked.base or ("random:sd15" if on_gpu else "random:tiny"), None, silent)
+    asked.px = asked.px or (512 if on_gpu else 128)
+    asked.batches = asked.batches or ([2, 4, 1, 8] if on_gpu else [2])
+    torch.set_num_threads(1)
+    return asked
 
 
-def print_table(asked: argparse.Namespace, base: BaseFile, *, trains_text: bool) -> None:
-    """One table: with the text encoder's LoRA, or without."""
-    title = f"{asked.base}, {asked.px} px, batch {asked.batch}, rank {asked.rank}, " + (
-        "UNet and text encoder" if trains_text else "UNet alone"
-    )
-    table = Table("a style's step", "operations", "waits", "CPU s", "× operations", "× CPU s", title=title)
-    found = {"sd-scripts": measure_sd_scripts(asked, base, trains_text=trains_text)}
-    found["native"] = measure_native(asked, base, 1, trains_text=trains_text)
-    found[f"native, {STYLES} styles packed"] = measure_native(asked, base, STYLES, trains_text=trains_text)
-    reference = found["sd-scripts"]
-    for name, row in found.items():
-        if row is None:
-            table.add_row(name, *["not here"] * 5)
-            continue
-        share = STYLES if "packed" in name else 1
-        operations, seconds = row["operations"] / share, row["cpu_s"] / share
-        ratios = ("", "")
-        if reference is not None:
-            ratios = (f"{reference['operations'] / operations:.2f}", f"{reference['cpu_s'] / seconds:.2f}")
-        table.add_row(name, f"{operations:.0f}", f"{row['synchronising'] / share:.0f}", f"{seconds:.3f}", *ratios)
-    Console().print(table)
+def _opened(out: Path | None, scratch: str) -> Any:
+    return (out or Path(scratch) / "lines.jsonl").open("a", encoding="utf-8")
 
 
-def measure_sd_scripts(asked: argparse.Namespace, base: BaseFile, *, trains_text: bool) -> dict[str, float] | None:
-    """sd-scripts' step, in a child; None where sd-scripts is not there."""
+def stages(asked: argparse.Namespace) -> Iterator[tuple[str, Work]]:
+    """What is measured, the most telling first."""
+    for batch in asked.batches:
+        for trains_text in (False, True):
+            work = Work(asked.base, asked.px, batch, asked.rank, asked.device, trains_text=trains_text)
+            yield "limit", work
+            yield "sd-scripts", work
+            yield "native", work
+            yield f"native, {STYLES} styles", work.of(styles=STYLES)
+            if asked.device == "cuda":
+                yield "native, graph", work.of(cuda_graphs=True)
+                yield f"native, {STYLES} styles, graph", work.of(styles=STYLES, cuda_graphs=True)
+            if asked.compile:
+                captured = asked.device == "cuda"
+                yield "native, compiled", work.of(compiled=True, cuda_graphs=captured)
+                yield f"native, {STYLES} styles, compiled", work.of(styles=STYLES, compiled=True, cuda_graphs=captured)
+
+
+def run_stage(name: str, work: Work, asked: argparse.Namespace, most_s: float) -> Found:
+    """One stage's figures; what went wrong is a figure, too, and ends no other stage."""
+    try:
+        if name == "limit":
+            return measure_limit(work)
+        if name == "sd-scripts":
+            return measure_sd_scripts(work, asked.repeats, most_s)
+        return measure_native(work, asked.repeats, most_s)
+    except Exception as error:  # noqa: BLE001 - the other stages are worth having
+        return {"failed": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()[-2000:]}
+
+
+def measure_limit(work: Work) -> Found:
+    """What a step would take if it were one large matrix product."""
+    from bench.timing import count_flops, matrix_rate
+
+    step = make_step(work)
+    step()
+    flops = count_flops(step)
+    rate = matrix_rate(work.device)
+    return {"flops": flops, "flop_per_s": rate, "step_s": flops / rate, "images_per_s": work.samples * rate / flops}
+
+
+def measure_native(work: Work, repeats: int, most_s: float) -> Found:
+    """The native step, in this process."""
+    from bench.timing import measure
+    from brushset.native.compiling import compile_seconds
+
+    before = compile_seconds()
+    found: Found = dict(measure(make_step(work), repeats, device=work.device, most_s=most_s))
+    compiled = {"compile_s": round(compile_seconds() - before, 1)} if work.compiled else {}
+    return found | compiled | {"images_per_s": work.samples / found["step_s"]}
+
+
+def measure_sd_scripts(work: Work, repeats: int, most_s: float) -> Found:
+    """sd-scripts' step, in a child."""
     try:
         source = find_source(fetch=False)
-    except EnvironmentProblem:
-        return None
-    unet = json.loads((Path(base.path) / "unet" / "config.json").read_text(encoding="utf-8"))
+    except EnvironmentProblem as error:
+        return {"left_out": str(error)}
+    unet = json.loads((Path(work.base.path) / "unet" / "config.json").read_text(encoding="utf-8"))
     job = {
-        "base": base.path, "widths": unet["block_out_channels"], "cross": unet["cross_attention_dim"],
-        "rank": asked.rank, "batch": asked.batch, "latent": asked.px // 8, "repeats": asked.repeats,
-        "text_encoder": trains_text,
+        "base": work.base.path, "widths": unet["block_out_channels"], "cross": unet["cross_attention_dim"],
+        "rank": work.rank, "batch": work.batch, "latent": work.px // 8, "repeats": repeats, "device": work.device,
+        "text_encoder": work.trains_text, "most_s": most_s,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job.json"
         path.write_text(json.dumps(job), encoding="utf-8")
         child = [sys.executable, str(Path(__file__).with_name("sd_scripts_step.py")), str(path)]
         environment = {**os.environ, "SD_SCRIPTS_DIR": str(source.folder), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(child, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            child, env=environment, capture_output=True, text=True, check=False, timeout=4 * most_s + 60
+        )
     if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+        return {"failed": f"sd-scripts' step ended with {done.returncode}", "trace": done.stderr[-2000:]}
+    found: Found = json.loads(done.stdout.splitlines()[-1])
+    return found | {"images_per_s": work.samples / found["step_s"]}
 
 
-def measure_native(asked: argparse.Namespace, base: BaseFile, styles: int, *, trains_text: bool) -> dict[str, float]:
-    """The native step of so many styles, in this process."""
-    import torch
-
-    from bench.timing import measure
-    from brushset.bases.load import load_components
-    from brushset.native.dataset import Batch
-    from brushset.native.session import open_pack
-
-    torch.set_num_threads(1)
-    models = load_components(base, parts=("unet", "text_encoder", "tokenizer"))
-    sessions = open_pack([_made_up_style(asked, seed, trains_text=trains_text) for seed in range(styles)], models)
-    batch = Batch((asked.px, asked.px), tuple(range(asked.batch)))
-
-    def step() -> None:
-        draws = {session.row: session.draw(batch, 0) for session in sessions}
-        sessions[0].pack.add_gradients(draws)
-        for session in sessions:
-            session.set_rates()
-        sessions[0].pack.update([session.row for session in sessions], [session.optimizer for session in sessions])
-
-    return measure(step, asked.repeats)
-
-
-def _made_up_style(asked: argparse.Namespace, seed: int, *, trains_text: bool) -> Any:
-    """A style whose images are latents of random numbers."""
-    import torch
-
-    from brushset.buckets import BucketRules, plan_buckets
-    from brushset.native.dataset import TrainingImage, TrainingSet, plan_length
-    from brushset.native.latents import CachedLatents
-    from brushset.native.session import Style
-    from brushset.native.settings import DatasetKeys, NativeSettings, TrainingKeys
-
-    size = (asked.px, asked.px)
-    images = tuple(TrainingImage(Path(f"{n}.png"), f"style{seed}, picture {n}", size) for n in range(asked.batch))
-    plan = plan_buckets(
-        {image.path.name: size for image in images}, BucketRules(asked.px, 64, 1024, 64, no_upscale=False, enable=False)
+def print_table(asked: argparse.Namespace, rows: list[Found]) -> None:
+    """One batch size's table: with the text encoder's LoRA, or without."""
+    first = rows[0]
+    title = f"{asked.base.name}, {asked.px} px, batch {first['batch']} a style, rank {asked.rank}, {asked.device}, " + (
+        "UNet and text encoder" if first["text"] else "UNet alone"
     )
-    dataset = DatasetKeys(image_dir="images", resolution=asked.px, batch_size=asked.batch)
-    training = TrainingKeys(
-        seed=seed, output_name="style", network_module="networks.lora", network_dim=asked.rank,
-        network_alpha=asked.rank / 2, learning_rate=1e-4, network_train_unet_only=not trains_text, sdpa=True,
-        min_snr_gamma=5.0, max_train_epochs=1000,
+    table = Table(
+        "a step", "images/s", "× sd-scripts", "of the limit", "operations a style", "×", "waits", "host s a style",
+        "peak MB", title=title,
     )  # fmt: skip
-    side = asked.px // 8
-    latents = CachedLatents(
-        {size: torch.randn(asked.batch, 1, 4, side, side)}, None, {n: n for n in range(asked.batch)}
-    )
-    found = TrainingSet(images, plan)
-    return Style(NativeSettings(Path(), training, dataset), found, plan_length(plan, dataset, training), latents)
+    held = {row["stage"]: row for row in rows}
+    limit, theirs = held.get("limit", {}), held.get("sd-scripts", {})
+    for row in rows:
+        if why := row.get("left_out") or row.get("failed"):
+            table.add_row(row["stage"], str(why).splitlines()[0][:60], *[""] * 7)
+        else:
+            table.add_row(row["stage"], *_cells(row, limit, theirs))
+    Console(width=160).print(table)
+
+
+def _cells(row: Found, limit: Found, theirs: Found) -> list[str]:
+    def ratio(key: str, *, more_is_better: bool) -> str:
+        if key not in theirs or key not in row:
+            return ""
+        one = (row[key], theirs[key]) if more_is_better else (theirs[key] * row["styles"], row[key])
+        return f"{one[0] / one[1]:.2f}"
+
+    share = f"{row['images_per_s'] / limit['images_per_s']:.1%}" if "images_per_s" in limit else ""
+    speed = [f"{row['images_per_s']:.3g}", ratio("images_per_s", more_is_better=True), share]
+    if "operations" not in row:
+        return [*speed, *[""] * 5]
+    return [
+        *speed, f"{row['operations'] / row['styles']:.0f}", ratio("operations", more_is_better=False),
+        f"{row['synchronising']:.0f}", f"{row['host_s'] / row['styles']:.3f}", f"{row['peak_mb']:.0f}",
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":

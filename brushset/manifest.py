@@ -6,6 +6,7 @@ them: argv, commits, lock file, packages, device, seed, hashes of images and bas
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import hashlib
 import importlib.metadata
@@ -153,8 +154,11 @@ def git_state(folder: Path) -> tuple[str, bool]:
 
 def package_versions() -> dict[str, str]:
     """Installed versions of what a result depends on, without importing any of it."""
-    installed = {dist.metadata["Name"].lower(): dist.version for dist in importlib.metadata.distributions()}
-    return {name: installed[name] for name in PACKAGES if name in installed}
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def device_name() -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -70,6 +70,7 @@ class StageContext:
     previous: dict[str, Any] | None
     digest: str = ""
     forced: bool = False
+    started_at: float = 0.0
 
     def get(self, kind: type[R]) -> R:
         """The record of an earlier stage, by its type."""
@@ -83,7 +84,8 @@ class Stage(Generic[R]):
     """One step of the pipeline.
 
     `keeps_edits`: users may edit the outputs. `passes_on`: files with this suffix belong to a later stage; this one
-    carries them through when it replaces its folder, and they are not in its record.
+    carries them through when it replaces its folder, and they are not in its record. `run_together` does the stage for
+    several styles at once, and yields the place and the result of each as it ends, its error where it failed.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Stage(Generic[R]):
     outside: Callable[[StyleSpec, RunPaths], object] = field(default=lambda _spec, _run: None)
     keeps_edits: bool = False
     passes_on: str | None = None
+    run_together: Callable[[Sequence[StageContext]], Iterator[tuple[int, R | Exception]]] | None = None
     version: int = 1
 
 
@@ -154,6 +157,19 @@ class Pipeline:
             self._remember(stage, record)
 
     def _bring_up_to_date(self, stage: Stage[Any], *, forced: bool) -> bool:
+        context = self.settle(stage, forced=forced)
+        if isinstance(context, bool):
+            return context
+        try:
+            self.close(stage, context, stage.run(context))
+        finally:
+            shutil.rmtree(context.workdir, ignore_errors=True)
+        return True
+
+    def settle(self, stage: Stage[Any], *, forced: bool) -> bool | StageContext:
+        """Where what is here serves, or what another run has: whether it was taken over; else what to do the work in,
+        which is then for `close`.
+        """
         digest = self._digest(stage)
         kept = load_record(self.run, stage.name)
         if not forced:
@@ -167,35 +183,30 @@ class Pipeline:
                 self.on_change()
                 return True
             kept = kept or load_record(self.run, stage.name)
-        self._perform(stage, digest, kept, forced=forced)
-        return True
-
-    def _perform(self, stage: Stage[Any], digest: str, kept: StageRecord | None, *, forced: bool) -> None:
         self.emit("stage_start", stage=stage.name)
-        started = time.time()
         workdir = self.run.workdir(stage.name)
         shutil.rmtree(workdir, ignore_errors=True)
         workdir.mkdir(parents=True)
-        try:
-            previous = kept.data if kept else None
-            context = StageContext(
-                self.spec, self.run, workdir, self.emit, self._records, previous, digest=digest, forced=forced
-            )
-            result = stage.run(context)
-            made = [path for path in list_files(workdir) if path.suffix != stage.passes_on]
-            outputs = {f"{stage.output}/{path}".lstrip("/"): sha for path, sha in digest_files(made, workdir).items()}
-            self.run.record(stage.name).unlink(missing_ok=True)
-            final = self.run.root / stage.output
-            (merge_folder if stage.publish == "merge" else publish_folder)(workdir, final)
-        finally:
-            shutil.rmtree(workdir, ignore_errors=True)
+        return StageContext(
+            self.spec, self.run, workdir, self.emit, self._records, kept.data if kept else None,
+            digest=digest, forced=forced, started_at=time.time(),
+        )  # fmt: skip
+
+    def close(self, stage: Stage[R], context: StageContext, result: R) -> None:
+        """Publishes what was made in `context`, and then records it."""
+        made = [path for path in list_files(context.workdir) if path.suffix != stage.passes_on]
+        digests = digest_files(made, context.workdir)
+        outputs = {f"{stage.output}/{path}".lstrip("/"): sha for path, sha in digests.items()}
+        self.run.record(stage.name).unlink(missing_ok=True)
+        final = self.run.root / stage.output
+        (merge_folder if stage.publish == "merge" else publish_folder)(context.workdir, final)
         record = StageRecord(
-            stage=stage.name, version=stage.version, digest=digest, started_at=started, ended_at=time.time(),
-            outputs=outputs, data=result.model_dump(mode="json"),
+            stage=stage.name, version=stage.version, digest=context.digest, started_at=context.started_at,
+            ended_at=time.time(), outputs=outputs, data=result.model_dump(mode="json"),
         )  # fmt: skip
         write_json(self.run.record(stage.name), record.model_dump(mode="json"))
         self._remember(stage, record)
-        self.emit("stage_end", stage=stage.name, seconds=round(record.ended_at - started, 2))
+        self.emit("stage_end", stage=stage.name, seconds=round(record.ended_at - context.started_at, 2))
         self.on_change()
 
     def _digest(self, stage: Stage[Any]) -> str:

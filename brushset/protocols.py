@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from brushset.errors import BrushsetError
 from brushset.paths import RunPaths
 from brushset.records import BaseFile, Package, Trained
 from brushset.spec import StyleSpec
@@ -22,8 +23,8 @@ class Emit(Protocol):
     `stage_start` stage · `stage_skip` stage, reason · `stage_end` stage, seconds · `progress` what, done, total, and
     where known per_s, eta_s ·
     `train_step` step, total, loss, lr, it_per_s, eta_s, and of kohya epoch, smoothed · `attempt` number, from_step,
-    batch_size, gradient_accumulation_steps, gradient_checkpointing · `validation` epoch, loss · `note` text ·
-    `warning` text.
+    batch_size, gradient_accumulation_steps, gradient_checkpointing · `validation` epoch, loss, and of native train_loss · `phase` what, seconds:
+    a part of a stage that has ended · `note` text · `warning` text.
     """
 
     def __call__(self, event: str, /, **fields: object) -> None: ...
@@ -71,6 +72,16 @@ class Engine(Protocol):
         Raises:
             TrainerFailed: the trainer died or trained nothing.
             UsageError: a key of the TOML pair that this engine does not honour, named.
+        """
+        ...
+
+
+class PackingEngine(Engine, Protocol):
+    """A trainer that trains several jobs in one pass."""
+
+    def train_together(self, jobs: Sequence[tuple[TrainJob, Emit]]) -> Iterator[tuple[int, Trained | BrushsetError]]:
+        """Trains them, as many at once as fit together, each told of through its own `emit`. Yields each one's place and
+        what `train` would return or raise, as it ends; one that fails does not touch the others.
         """
         ...
 
@@ -136,15 +147,37 @@ class Embedder(Protocol):
 
 
 @dataclass(frozen=True)
+class MixPart:
+    """One adapter of a recommended mix. `lora` is its file as packages hold it."""
+
+    style: str
+    trigger: str
+    weight: float
+    lora: Path
+
+
+@dataclass(frozen=True)
+class RecommendedMix:
+    """Adapters that go together, this style's first, and an image made with them."""
+
+    parts: tuple[MixPart, ...]
+    preview: Path | None
+
+
+@dataclass(frozen=True)
 class ExportJob:
-    """All that an exporter needs. It writes below `folder`, which is empty."""
+    """All that an exporter needs. It writes below `folder`, which is empty. `weights` is the file as trained, `lora` the
+    one that packages hold: the same tensors, the header complete.
+    """
 
     spec: StyleSpec
     run: RunPaths
     trained: Trained
     weights: Path
+    lora: Path
     preview: Path | None
     folder: Path
+    mixes: tuple[RecommendedMix, ...] = ()
 
 
 class Exporter(Protocol):

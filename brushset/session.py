@@ -14,7 +14,7 @@ from typing import Any
 
 import filelock
 
-from brushset.errors import BrushsetError, EnvironmentProblem, Interrupted, StyleLocked
+from brushset.errors import BrushsetError, EnvironmentProblem, Interrupted, StyleLocked, UsageError
 from brushset.log import EventLog
 from brushset.manifest import Status, create_run, find_run, run_identity, update_manifest
 from brushset.paths import RunPaths, RunsDir
@@ -51,6 +51,90 @@ def run_style(ask: Ask, stages: Sequence[Stage[Any]], runs: RunsDir, events: Eve
         StyleLocked: another process works on this style.
         BrushsetError: whatever a stage raises; run.json then says failed or interrupted.
     """
+    with open_session(ask, stages, runs, events) as session:
+        try:
+            session.begin()
+            session.execute(session.todo, force=ask.force)
+            return session.end()
+        except Interrupted as error:
+            session.interrupt(error)
+            raise
+        except Exception as error:
+            told = session.fail(error)
+            if told is error:
+                raise
+            raise told from error
+
+
+@dataclass
+class Session:
+    """One style's work on a run folder that is its alone, and what run.json says of how it went."""
+
+    ask: Ask
+    run: RunPaths
+    stages: Sequence[Stage[Any]]
+    pipeline: Pipeline
+    events: EventLog
+    worked: int = 0
+
+    @property
+    def todo(self) -> Sequence[Stage[Any]]:
+        """The stages that are asked for."""
+        names = [stage.name for stage in self.stages]
+        first = names.index(self.ask.start) if self.ask.start else 0
+        last = names.index(self.ask.until) + 1 if self.ask.until else None
+        return self.stages[first:last]
+
+    def begin(self) -> None:
+        """Says that it is at work, and takes what the stages stand on."""
+        ask = self.ask
+        self.events("run_start", folder=str(self.run.root), engine=ask.spec.train.engine, reason=ask.engine_reason)
+        self.record_state()
+        if ask.start and ask.stand_on:
+            self.pipeline.stand_on(self.stages, before=ask.start, source=ask.stand_on)
+
+    def execute(self, stages: Sequence[Stage[Any]], *, force: str | None) -> None:
+        """Runs some of the stages; `force` may be one that is not among them."""
+        forced = force if any(stage.name == force for stage in stages) else None
+        self.worked += self.pipeline.execute(stages, force=forced)
+
+    def end(self) -> Outcome:
+        """Says that all that was asked for stands."""
+        _drop_attempts(self.run)
+        finished = all(load_record(self.run, stage.name) for stage in self.stages)
+        self.record_state("done" if finished else "partial")
+        self.events("run_end", folder=str(self.run.root), worked=self.worked)
+        return Outcome(self.run, self.worked)
+
+    def interrupt(self, error: Interrupted) -> None:
+        """Says that it was stopped from outside."""
+        self.record_state("interrupted", str(error))
+
+    def fail(self, error: Exception) -> BrushsetError:
+        """Says that it failed; returns the error as one of ours."""
+        told = _in_our_terms(error, self.run, self.events)
+        self.record_state("failed", str(told))
+        return told
+
+    def record_state(self, status: Status = "running", error: str = "") -> None:
+        """Brings run.json up to date with the stages' records."""
+        records = [record for stage in self.stages if (record := load_record(self.run, stage.name))]
+        update_manifest(self.run, records, status=status, error=error)
+
+
+@contextmanager
+def open_session(ask: Ask, stages: Sequence[Stage[Any]], runs: RunsDir, events: EventLog) -> Iterator[Session]:
+    """Locks the style, finds or makes its run folder, and sends its events there.
+
+    Raises:
+        StyleLocked: another process works on this style.
+        UsageError: a stage that there is not, or that lies before the first.
+    """
+    known = [stage.name for stage in stages]
+    known = known[known.index(ask.start) :] if ask.start else known
+    for name in (ask.until, ask.force):
+        if name is not None and name not in known:
+            raise UsageError(f'"{name}" is no stage; stages: {", ".join(known)}')
     with style_lock(runs, ask.spec.name):
         run = find_run(runs, ask.spec.name, run_identity(ask.spec, ask.images))
         if run is None:
@@ -59,43 +143,13 @@ def run_style(ask: Ask, stages: Sequence[Stage[Any]], runs: RunsDir, events: Eve
             runs.point_latest(run)
         _sweep(run)
         events.write_to(run.events, style=ask.spec.name, run=run.run_id)
+        donors = [other for other in reversed(runs.runs_of(ask.spec.name)) if other.root != run.root]
+        session = Session(ask, run, stages, Pipeline(ask.spec, run, events, donors), events)
+        session.pipeline.on_change = session.record_state
         try:
-            return _work(ask, stages, run, runs, events)
+            yield session
         finally:
             events.stop_writing()
-
-
-def _work(ask: Ask, stages: Sequence[Stage[Any]], run: RunPaths, runs: RunsDir, events: EventLog) -> Outcome:
-    """Executes the stages in a run folder that is ours alone, and writes down how it ended."""
-
-    def record_state(status: Status = "running", error: str = "") -> None:
-        records = [record for stage in stages if (record := load_record(run, stage.name))]
-        update_manifest(run, records, status=status, error=error)
-
-    events("run_start", folder=str(run.root), engine=ask.spec.train.engine, reason=ask.engine_reason)
-    record_state()
-    donors = [other for other in reversed(runs.runs_of(ask.spec.name)) if other.root != run.root]
-    pipeline = Pipeline(ask.spec, run, events, donors, record_state)
-    todo = stages
-    try:
-        if ask.start and ask.stand_on:
-            pipeline.stand_on(stages, before=ask.start, source=ask.stand_on)
-            todo = stages[[stage.name for stage in stages].index(ask.start) :]
-        worked = pipeline.execute(todo, until=ask.until, force=ask.force)
-        _drop_attempts(run)
-    except Interrupted as error:
-        record_state("interrupted", str(error))
-        raise
-    except Exception as error:
-        told = _in_our_terms(error, run, events)
-        record_state("failed", str(told))
-        if told is error:
-            raise
-        raise told from error
-    finished = all(load_record(run, stage.name) for stage in stages)
-    record_state("done" if finished else "partial")
-    events("run_end", folder=str(run.root), worked=worked)
-    return Outcome(run, worked)
 
 
 def _in_our_terms(error: Exception, run: RunPaths, events: EventLog) -> BrushsetError:

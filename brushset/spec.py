@@ -22,7 +22,11 @@ Px = Annotated[int, Field(ge=64, le=4096)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 # Keys of [train] that rule how a training is watched, not what comes of it: with another value it is the same run.
-SUPERVISION = frozenset({"save_state_minutes", "stall_minutes", "stall_ends", "retry_out_of_memory"})
+SUPERVISION = frozenset(
+    {
+        "save_state_minutes", "stall_minutes", "stall_ends", "retry_out_of_memory", "pack", "cuda_graphs", "compile",
+    }
+)  # fmt: skip
 # `--set dataset.accept=too-small` names one; a tuple is what a TOML array becomes.
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 
@@ -195,6 +199,17 @@ class TrainSection(Section):
     retry_out_of_memory: bool = Field(
         True, description="halve the batch and double gradient_accumulation_steps, then gradient_checkpointing"
     )
+    cuda_graphs: bool = Field(
+        True, description="native on a GPU: a step is started by one call, with the same result; false where that fails"
+    )
+    compile: bool = Field(
+        False,
+        description="native: torch.compile of the UNet's blocks; it takes minutes the first time, and what it saves is "
+        "not measured yet: bench/train.py --compile does",
+    )
+    pack: bool = Field(
+        True, description="native: styles of one command are trained in one pass, since three cost little more than one; false: by itself"
+    )
     validate_every_n_epochs: int = Field(0, ge=0, description="loss on the held-out images; 0 is never")
     early_stop_patience: int = Field(
         0, ge=0, description="validations without a better loss that end the training, best epoch kept; 0 is never"
@@ -218,7 +233,24 @@ class EvaluateSection(Section):
     negative_prompt: str = "lowres, worst quality, jpeg artifacts"
     seeds: tuple[int, ...] = (1, 2)
     weight: float = Field(0.8, gt=0, le=2, description="of the adapter alone")
+    weights: tuple[Annotated[float, Field(gt=0, le=2)], ...] = Field(
+        (0.4, 0.6, 0.8, 1.0),
+        description="of the adapter alone, besides `weight`: steps of 0.2 tell apart what images of some 50 prompts can",
+    )
+    style_words: str | None = Field(
+        None,
+        description="the baseline to beat is the base with these words in front; by default the style's name and "
+        '"style", which SD 1.5 knows already',
+    )
+    trigger_cells: bool = Field(
+        True, description="also without its trigger, and with another style's: what the word is good for; two cells"
+    )
     pair_weights: tuple[float, float] = Field((0.5, 0.5), description="of this style and of the other one")
+    pair_sweep: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.3, 0.7),
+        description="shares of this style in further mixes with each other one, the rest being the other's: with "
+        "pair_weights three points, the fewest that show whether more weight is more style",
+    )
     max_pairs: int = Field(4, ge=0)
     steps: int = Field(25, ge=1)
     guidance: float = Field(7.0, ge=1)
@@ -229,15 +261,42 @@ class EvaluateSection(Section):
         200, ge=2, description="prepared images that FID and style similarity are held against, at most"
     )
     clip_model: str = Field("openai/clip-vit-large-patch14", description="HF id or folder; random: a made-up tiny one")
+    csd_model: str = Field(
+        "tomg-group-umd/CSD-ViT-L",
+        description="style apart from content: HF id, folder, file or random; 2.4 GB, since CLIP's own embedding holds both",
+    )
+    dinov2_model: str = Field(
+        "facebook/dinov2-large",
+        description="KD, memorisation, Vendi: HF id, folder or random; the encoder of arXiv 2306.04675, nearest to people",
+    )
     inception: str = Field("inception-v3-compat", description="FID's features: torch-fidelity's Inception, or random")
+    lpips_model: str = Field("alexnet", description="LPIPS' network: torchvision's AlexNet, which its authors advise; or random")
 
 
 class ExportSection(Section):
     """The packages."""
 
-    targets: tuple[str, ...] = ("a1111", "comfyui")
+    targets: Names = Field(
+        ("a1111", "forge", "comfyui", "invokeai", "swarmui"),
+        description="all of them: further copies of the file are hard links, where the disk can make them",
+    )
     weight: float = Field(0.8, gt=0, le=2, description="recommended weight, written into the packages")
     negative_prompt: str = "lowres, worst quality, jpeg artifacts"
+    author: str = Field("anonymous", min_length=1, description="nobody's name is taken from the machine")
+    license: str = Field(
+        "creativeml-openrail-m",
+        min_length=1,
+        description="SPDX or hub name; Stable Diffusion 1.5's own wants its use restrictions passed on",
+    )
+    tags: Names = Field((), description="of this style, besides its name, style, lora and sd-1.5")
+    tag_frequency: Literal["full", "minimal", "none"] = Field(
+        "full",
+        description="captions' tags in the file's header: full as the trainer wrote them, since A1111's card shows "
+        "them; minimal the trigger alone; none. Those who publish may not want to tell their captions",
+    )
+    merge_mixes: bool = Field(
+        True, description="each recommended mix also as one file: UIs without several LoRAs a prompt can use it"
+    )
 
 
 class StyleSpec(Section):

@@ -39,22 +39,30 @@ TRAINING: dict[str, Any] = {
 SIZES = ((64, 64), (80, 70), (64, 64), (100, 100), (64, 64))
 
 
-def make_run(root: Path, dataset: dict[str, Any] | None = None, training: dict[str, Any] | None = None) -> RunPaths:
-    """A run folder with images and the pair. A value of None takes a key away."""
+def make_run(
+    root: Path, dataset: dict[str, Any] | None = None, training: dict[str, Any] | None = None, *, heldout: int = 0
+) -> RunPaths:
+    """A run folder with images and the pair. A value of None takes a key away. The last `heldout` images are held out."""
     run = RunPaths(root)
     _write_images(run.images)
+    for number in range(len(SIZES) - heldout, len(SIZES)):
+        run.heldout.mkdir(exist_ok=True)
+        for suffix in (".png", ".txt"):
+            (run.images / f"{number}{suffix}").rename(run.heldout / f"{number}{suffix}")
     write_pair(run, dataset or {}, training or {})
     return run
 
 
 def write_pair(run: RunPaths, dataset: dict[str, Any], training: dict[str, Any]) -> None:
-    """Writes both TOMLs: the ones above with changes."""
+    """Writes both TOMLs: the ones above with changes, and a split where images are held out."""
     images = {key: value for key, value in {**DATASET, **dataset}.items() if value is not None}
     recipe = {key: value for key, value in {**TRAINING, **training}.items() if value is not None}
-    write_atomic(
-        run.dataset_toml,
-        toml_text({"datasets": [{"subsets": [{"image_dir": images.pop("image_dir")}]}]} | {"general": images}),
-    )
+    datasets: list[dict[str, Any]] = [{"subsets": [{"image_dir": images.pop("image_dir")}]}]
+    if run.heldout.is_dir() and "validate_every_n_epochs" in recipe:
+        still = {"batch_size": 1, "validation_split": 1.0, "validation_seed": 7, "caption_dropout_rate": 0.0}
+        split = {**still, "shuffle_caption": False, "flip_aug": False, "subsets": [{"image_dir": "images/heldout"}]}
+        datasets.append(split)
+    write_atomic(run.dataset_toml, toml_text({"datasets": datasets, "general": images}))
     write_atomic(run.training_toml, toml_text({"all": recipe}))
 
 

@@ -13,12 +13,12 @@ from test_engine_kohya import BASE, make_spec
 from brushset.failure import explain_failure, is_out_of_gpu_memory
 from brushset.kohya.attempts.cadence import choose_cadence
 from brushset.kohya.attempts.history import AttemptRecord, Found, Origin, choose_start, lineage
-from brushset.kohya.attempts.patience import Choice, choose_epoch
 from brushset.kohya.attempts.states import SavedState, position_of
 from brushset.kohya.parse_log import Bar, finished_state, read_bar
 from brushset.kohya.plan import Plan, plan_asked, plan_smaller, plan_with
 from brushset.kohya.render import render_dataset, render_prompts
 from brushset.paths import RunPaths
+from brushset.patience import Choice, choose_epoch
 from brushset.protocols import TrainJob
 from brushset.records import ValidationPoint
 

@@ -145,8 +145,8 @@ def test_diffusers_loads_the_file_into_all_modules_and_it_acts(done: Done) -> No
 def test_a_key_that_is_not_honoured_stops_before_anything_is_loaded(tmp_path: Path, tiny_base: BaseFile) -> None:
     run = make_run(tmp_path)
     job = job_for(run, tiny_base.model_copy(update={"path": "/nowhere"}))
-    write_pair(run, {}, {"loss_type": "huber", "scale_weight_norms": 1.0})
-    with pytest.raises(UsageError, match='key "scale_weight_norms"'):
+    write_pair(run, {}, {"loss_type": "weird", "network_dropout": 0.1})
+    with pytest.raises(UsageError, match='key "network_dropout"'):
         NativeEngine("cpu").train(job, lambda *_, **__: None)
 
 
@@ -183,9 +183,9 @@ def test_what_only_kohya_does_while_training_is_refused_by_name(tmp_path: Path) 
     spec = StyleSpec(
         name="cartoon",
         trigger="t",
-        train=TrainSection(engine="native", validate_every_n_epochs=1, sample_every_n_epochs=2),
+        train=TrainSection(engine="native", sample_every_n_epochs=2),
     )
     base = BaseFile(name="x", path="x", kind="folder", sha256="0", random=True, narrow=True)
     job = TrainJob(spec, RunPaths(tmp_path), base, tmp_path, tmp_path, 1, 1)
-    with pytest.raises(UsageError, match="validate_every_n_epochs and sample_every_n_epochs: the native engine has no"):
+    with pytest.raises(UsageError, match="sample_every_n_epochs: the native engine has no"):
         NativeEngine().train(job, silent)

@@ -12,17 +12,10 @@ from native_case import SIZES, make_run, settings_of
 
 from brushset.buckets import BucketRules, plan_buckets
 from brushset.errors import InputError
-from brushset.native.dataset import (
-    DatasetKeys,
-    epoch_batches,
-    full_caption,
-    plan_length,
-    read_training_set,
-    tag_frequency,
-    vary_caption,
-)
+from brushset.native.captions import When, full_caption, tag_frequency, vary_caption
+from brushset.native.dataset import epoch_batches, plan_length, read_training_set
 from brushset.native.latents import load_pixels
-from brushset.native.settings import TrainingKeys
+from brushset.native.settings import DatasetKeys, TrainingKeys
 
 RECIPE: dict[str, Any] = {"seed": 1, "output_name": "x", "network_module": "networks.lora"}
 
@@ -44,13 +37,13 @@ def test_what_cannot_be_trained_on_is_told_at_once(tmp_path: Path) -> None:
     (run.images / "1.txt").write_text("")
     (run.images / "2.txt").write_bytes(b"\xff\xfe\xfa")
     (run.images / "3.png").write_bytes(b"no image")
+    (run.images / "4.txt").write_text("\na cat")
     with pytest.raises(InputError) as caught:
         read_training_set(settings_of(run))
     lines = str(caught.value).splitlines()
-    assert len(lines) == 4
-    for line, words in zip(
-        lines, ("no caption 0.txt", "1.txt: is empty", "not UTF-8", "3.png: cannot be read"), strict=True
-    ):
+    expected = ("no caption 0.txt", "1.txt: is empty", "not UTF-8", "3.png: cannot be read", "4.txt: its first line is")
+    assert len(lines) == 5
+    for line, words in zip(lines, expected, strict=True):
         assert words in line
 
 
@@ -113,18 +106,20 @@ def test_a_runs_length_is_sd_scripts_arithmetic(recipe: dict[str, Any], expected
 
 def test_kept_parts_stay_in_front_of_shuffled_ones() -> None:
     rng = random.Random(0)
-    made = [vary_caption("trigger, a,b , c", keys(shuffle_caption=True, keep_tokens=1), rng) for _ in range(200)]
+    made = [
+        vary_caption("trigger, a,b , c", keys(shuffle_caption=True, keep_tokens=1), rng, When()) for _ in range(200)
+    ]
     assert all(caption.startswith("trigger, ") for caption in made)
     assert len(set(made)) == 6
 
 
 def test_an_unshuffled_caption_is_left_as_it_is() -> None:
-    assert vary_caption("trigger,a ,  b", keys(), random.Random(0)) == "trigger,a ,  b"
+    assert vary_caption("trigger,a ,  b", keys(), random.Random(0), When()) == "trigger,a ,  b"
 
 
 def test_captions_are_dropped_at_the_given_rate() -> None:
     rng = random.Random(5)
-    dropped = sum(not vary_caption("x", keys(caption_dropout_rate=0.2), rng) for _ in range(10_000))
+    dropped = sum(not vary_caption("x", keys(caption_dropout_rate=0.2), rng, When()) for _ in range(10_000))
     assert dropped == pytest.approx(2000, abs=160)  # four standard deviations
 
 

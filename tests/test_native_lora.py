@@ -10,7 +10,7 @@ from torch import nn
 
 from brushset.bases.load import Components, load_components
 from brushset.errors import EnvironmentProblem
-from brushset.native.lora import Adapter, LoraLayer, attach_adapters
+from brushset.native.lora import Adapter, LoraLayer, Shape, attach_adapters
 from brushset.native.product import Routing
 from brushset.native.settings import TrainingKeys
 from brushset.records import BaseFile
@@ -26,13 +26,13 @@ def generator() -> torch.Generator:
 
 
 def attach_one(unet: Any, text_encoder: Any, training: TrainingKeys, generator: torch.Generator) -> Adapter:
-    (adapter,) = attach_adapters(unet, text_encoder, training, [generator])
+    (adapter,) = attach_adapters(unet, text_encoder, [Shape.of(training, generator)])
     return adapter
 
 
 def make_layer(frozen: nn.Linear | nn.Conv2d, *, rank: int, alpha: float) -> LoraLayer:
     frozen.requires_grad_(False)
-    return LoraLayer(frozen, rank=rank, alpha=alpha, generators=[generator()], routing=Routing())
+    return LoraLayer(frozen, [Shape(rank, alpha, generator())], Routing())
 
 
 def golden_names() -> set[str]:
@@ -113,7 +113,7 @@ def test_alpha_is_saved_in_the_files_precision() -> None:
 
 def test_an_alpha_of_zero_means_no_scaling(models: Components) -> None:
     adapter = attach_one(models.unet, None, recipe(network_alpha=0.0), generator())
-    assert {layer.scale for layer in adapter.layers.values()} == {1.0}
+    assert {scale for layer in adapter.layers.values() for scale in layer.scales} == {1.0}
 
 
 def test_a_base_of_another_shape_is_refused(models: Components) -> None:

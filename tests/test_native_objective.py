@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
 
+from brushset.native.noise import draw_noise
 from brushset.native.objective import (
     Corruption,
     corrupt,
-    draw_corruption,
     min_snr_weights,
     noise_losses,
     signal_shares,
 )
+from brushset.native.settings import TrainingKeys
+
+
+def recipe(**changes: Any) -> TrainingKeys:
+    keys = {"seed": 1, "output_name": "x", "network_module": "networks.lora"}
+    return TrainingKeys.model_validate({**keys, **changes})
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -24,28 +32,29 @@ def test_signal_shares_are_those_of_stable_diffusions_scheduler() -> None:
     reference = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
     assert torch.equal(signal_shares(), reference.alphas_cumprod)
     latents = torch.randn(4, 4, 8, 8, generator=generator())
-    made = draw_corruption(latents.shape, generator(1), noise_offset=None)
+    made = draw_noise(latents.shape, generator(1), recipe())
     expected = reference.add_noise(latents, made.noise, made.timesteps)
-    assert torch.allclose(corrupt(latents, made, signal_shares()), expected, atol=1e-6)
+    corruption = Corruption(made.noise, made.timesteps)
+    assert torch.allclose(corrupt(latents, corruption, signal_shares()), expected, atol=1e-6)
 
 
 def test_timesteps_are_uniform_over_all_thousand() -> None:
-    drawn = draw_corruption((50_000, 1, 1, 1), generator(), noise_offset=None).timesteps
+    drawn = draw_noise((50_000, 1, 1, 1), generator(), recipe()).timesteps
     assert (drawn.min(), drawn.max()) == (0, 999)
     assert drawn.float().mean() == pytest.approx(499.5, abs=6)  # four standard errors
 
 
 def test_the_same_generator_draws_the_same_noise() -> None:
     latents = torch.zeros(2, 4, 8, 8)
-    first, second = (draw_corruption(latents.shape, generator(5), noise_offset=0.1) for _ in range(2))
+    first, second = (draw_noise(latents.shape, generator(5), recipe(noise_offset=0.1)) for _ in range(2))
     assert torch.equal(first.noise, second.noise)
     assert torch.equal(first.timesteps, second.timesteps)
 
 
 def test_a_noise_offset_moves_whole_channels() -> None:
     latents = torch.zeros(64, 4, 32, 32)
-    plain = draw_corruption(latents.shape, generator(), noise_offset=None).noise
-    moved = draw_corruption(latents.shape, generator(), noise_offset=0.5).noise - plain
+    plain = draw_noise(latents.shape, generator(), recipe()).noise
+    moved = draw_noise(latents.shape, generator(), recipe(noise_offset=0.5)).noise - plain
     assert moved.std(dim=(2, 3)).max() < 1e-6
     assert moved.mean(dim=(2, 3)).std() == pytest.approx(0.5, rel=0.2)
 

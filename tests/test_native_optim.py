@@ -11,15 +11,15 @@ from torch import nn
 
 from brushset.errors import UsageError
 from brushset.native.flat import FlatWeights
-from brushset.native.lora import LoraLayer
+from brushset.native.lora import LoraLayer, Shape
 from brushset.native.optim import (
+    count_updates,
     describe_optimizer,
     make_optimizer,
     make_scheduler,
-    parse_optimizer_args,
+    parse_arguments,
     plan_rates,
     trained_groups,
-    warmup_steps,
 )
 from brushset.native.product import Routing
 from brushset.native.settings import TrainingKeys
@@ -34,8 +34,7 @@ def small_layers() -> dict[str, LoraLayer]:
     made = {}
     for name in ("textencoder", "unet"):
         frozen = nn.Linear(80, 80).requires_grad_(False)
-        generators = [torch.Generator().manual_seed(0)]
-        made[name] = LoraLayer(frozen, rank=64, alpha=64, generators=generators, routing=Routing())
+        made[name] = LoraLayer(frozen, [Shape(64, 64, torch.Generator().manual_seed(0))], Routing())
     return made
 
 
@@ -98,8 +97,8 @@ def test_every_schedule_follows_its_formula(changes: dict[str, Any], formula: An
 
 
 def test_a_float_warm_up_is_a_share_rounded_down_and_an_int_a_number() -> None:
-    assert warmup_steps(recipe(lr_warmup_steps=0.05), 59) == 2
-    assert warmup_steps(recipe(lr_warmup_steps=7), 59) == 7
+    assert count_updates(0.05, 59) == 2
+    assert count_updates(7, 59) == 7
 
 
 @pytest.mark.parametrize("name", ["AdamW", "AdamW8bit", "Lion", "Prodigy"])
@@ -123,10 +122,11 @@ def test_every_optimizer_lowers_a_simple_loss(name: str) -> None:
 
 def test_optimizer_args_are_python_literals() -> None:
     entries = ["weight_decay=0.1", "betas=(0.9, 0.99)", "decouple=True"]
-    assert parse_optimizer_args(entries) == {"weight_decay": 0.1, "betas": (0.9, 0.99), "decouple": True}
+    expected = {"weight_decay": 0.1, "betas": (0.9, 0.99), "decouple": True}
+    assert parse_arguments(entries, key="optimizer_args") == expected
     for bad in ("weight_decay", "a=b c", "a="):
         with pytest.raises(UsageError, match=f'entry "{bad}"'):
-            parse_optimizer_args([bad])
+            parse_arguments([bad], key="optimizer_args")
 
 
 def test_an_argument_that_the_optimizer_does_not_take_is_refused() -> None:

@@ -161,22 +161,3 @@ def test_only_rows_that_lie_evenly_apart_go_together() -> None:
     assert [c.session.row for c in choose_together([course(0, 1), course(1, 1), course(3, 1)])] == [0, 1]
     assert [c.session.row for c in choose_together([course(0, 1), course(2, 1), course(4, 1)])] == [0, 2, 4]
     assert [c.session.row for c in choose_together([course(0, 1), course(1, 2), course(2, 2)])] == [1, 2]
-
-
-@pytest.mark.gpu
-def test_captured_steps_train_what_eager_ones_train(tmp_path: Path, tiny_base: BaseFile) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("there is no CUDA device")
-    styles = make_styles(tmp_path, tiny_base, RECIPES)
-    found = []
-    for captured in (True, False):
-        models = load_components(tiny_base, device="cuda", parts=("unet", "text_encoder", "tokenizer"))
-        sessions = open_pack(styles, models)
-        pack = sessions[0].pack
-        if not captured:
-            pack.graphs = None
-        told = [update for _, update in run_together(sessions)]
-        found.append([update.loss for update in told if isinstance(update, Update)])
-        assert len(found[-1]) == sum(style.length.steps for style in styles)
-        assert (pack.graphs is not None and len(pack.graphs) > 2) == captured
-    assert found[0] == pytest.approx(found[1], rel=1e-3)

@@ -12,7 +12,8 @@ from brushset.errors import UsageError
 from brushset.files import toml_text, write_atomic
 from brushset.kohya.check.flags import known_flags
 from brushset.kohya.render import render_dataset, render_training
-from brushset.native.settings import MEANINGLESS, DatasetKeys, TrainingKeys, read_settings
+from brushset.native.keys import MEANINGLESS, SWITCHED_OFF, asks_nothing
+from brushset.native.settings import DatasetKeys, TrainingKeys, read_settings
 from brushset.spec import StyleSpec
 
 
@@ -72,8 +73,8 @@ def test_every_option_of_sd_scripts_is_honoured_meaningless_or_refused(tmp_path:
     assert len(names) > 150
     known = set(TrainingKeys.model_fields) | set(DatasetKeys.model_fields) | {"train_batch_size", "dataset_repeats"}
     refused = names - known - set(MEANINGLESS)
-    assert len(refused) > 80
-    run = make_run(tmp_path, training=dict.fromkeys(refused, 1))
+    assert len(refused) > 60
+    run = make_run(tmp_path, training=dict.fromkeys(refused, 7))
     with pytest.raises(UsageError) as caught:
         settings_of(run)
     assert len(str(caught.value).splitlines()) == len(refused)
@@ -81,7 +82,7 @@ def test_every_option_of_sd_scripts_is_honoured_meaningless_or_refused(tmp_path:
 
 
 def test_values_beyond_what_is_honoured_are_refused(tmp_path: Path) -> None:
-    for key, value in {"loss_type": "huber", "network_module": "lycoris.kohya", "save_model_as": "ckpt"}.items():
+    for key, value in {"loss_type": "weird", "network_module": "lycoris.kohya", "save_model_as": "ckpt"}.items():
         with pytest.raises(UsageError, match=f"training.toml: {key} = '{value}'"):
             settings_of(make_run(tmp_path, training={key: value}))
 
@@ -131,3 +132,48 @@ def test_bucket_steps_that_sd_scripts_asserts_against_are_refused(tmp_path: Path
 def test_rates_fall_back_to_learning_rate(tmp_path: Path) -> None:
     recipe = settings_of(make_run(tmp_path, training={"unet_lr": None, "text_encoder_lr": None})).training
     assert (recipe.unet_rate, recipe.text_encoder_rate) == (1e-3, 1e-3)
+
+
+def test_what_is_switched_off_is_taken_and_what_is_on_refused(tmp_path: Path) -> None:
+    names = set(known_flags()["options"]) & set(SWITCHED_OFF)
+    assert len(names) > 40
+    off = {name: SWITCHED_OFF[name][0] for name in names}
+    settings_of(make_run(tmp_path, training=off))
+    defaults = {name: known_flags()["options"][name].get("default") for name in names}
+    given = {name: value for name, value in defaults.items() if value is not None and name != "dynamo_backend"}
+    assert [name for name, value in given.items() if not asks_nothing(name, value)] == []
+    with pytest.raises(UsageError, match=r'honour key "network_dropout"'):
+        settings_of(make_run(tmp_path, training={**off, "network_dropout": 0.1}))
+
+
+def test_a_dataset_that_is_split_off_whole_is_held_out(tmp_path: Path) -> None:
+    run = make_run(tmp_path, {"shuffle_caption": True}, {"validate_every_n_epochs": 2}, heldout=1)
+    settings = settings_of(run)
+    assert settings.heldout is not None
+    assert (settings.heldout.image_dir, settings.heldout.batch_size) == ("images/heldout", 1)
+    assert settings.heldout.resolution == settings.dataset.resolution == 64
+    assert (settings.heldout.shuffle_caption, settings.dataset.shuffle_caption) == (False, True)
+    assert settings.dataset.image_dir == "images"
+    assert settings.training.validate_every_n_epochs == 2
+
+
+def test_the_pair_of_a_style_that_validates_is_honoured(tmp_path: Path) -> None:
+    spec = StyleSpec.model_validate({"name": "a", "trigger": "b", "dataset": {"holdout": 0.1},
+                                     "train": {"validate_every_n_epochs": 1}})  # fmt: skip
+    settings = read_settings(*write(tmp_path, render_dataset(spec, 3), render_training(spec)), root=tmp_path)
+    assert settings.heldout is not None
+    assert (settings.heldout.num_repeats, settings.dataset.num_repeats) == (1, 3)
+
+
+def test_a_share_of_the_training_set_is_not_split_off(tmp_path: Path) -> None:
+    dataset = {"datasets": [{"validation_split": 0.2, "resolution": 64, "subsets": [{"image_dir": "images"}]}]}
+    with pytest.raises(UsageError, match=r"validation_split = 0.2.*holdout"):
+        read_settings(*write(tmp_path, dataset, {}), root=tmp_path)
+
+
+def test_optimizers_are_spelled_in_any_case_and_cosines_take_their_arguments(tmp_path: Path) -> None:
+    changes = {"optimizer_type": "adamw8BIT", "min_timestep": 900, "max_timestep": 100}
+    with pytest.raises(UsageError, match="min_timestep = 900 is not below max_timestep = 100"):
+        settings_of(make_run(tmp_path, training=changes))
+    recipe = settings_of(make_run(tmp_path, training={"optimizer_type": "adamw8BIT", "max_timestep": 500})).training
+    assert (recipe.optimizer_type, recipe.timesteps) == ("AdamW8bit", (0, 500))

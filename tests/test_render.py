@@ -121,7 +121,8 @@ def test_adamw_is_fused_unless_something_speaks_against_it() -> None:
 def test_every_training_field_changes_the_pair_or_is_known_not_to() -> None:
     elsewhere = {  # tf32: native engine only, as its field says; the others rule how the trainer is run and watched
         "engine", "processes", "tf32", "extra", "target_steps", "save_state_minutes", "stall_minutes", "stall_ends",
-        "retry_out_of_memory", "validate_every_n_epochs", "early_stop_patience", "sample_every_n_epochs",
+        "retry_out_of_memory", "pack", "cuda_graphs", "compile",
+        "validate_every_n_epochs", "early_stop_patience", "sample_every_n_epochs",
     }  # fmt: skip
     other: dict[str, Any] = {
         "attention": "xformers", "lr_scheduler": "linear", "optimizer": "Lion", "mixed_precision": "fp16",

@@ -22,6 +22,7 @@ from brushset.load import build_spec
 from brushset.lora.keys import expected_shapes
 from brushset.paths import RunPaths
 from brushset.pipeline import StageContext
+from brushset.prepare.holdout import seal_of
 from brushset.process import process_file
 from brushset.protocols import Emit, TrainJob
 from brushset.records import BaseFile, Checkpoint, EngineConfig, LossPoint, Prepared, PreparedImage, Record, Trained
@@ -332,6 +333,28 @@ def test_what_an_engine_keeps_is_found_again_unless_training_is_forced(
         seen.append((engine.found, engine.job.anew))
     assert seen == [(False, False), (True, False), (False, True)]
     assert engine.job.attempts == rig.run.attempts / ("ab" * 6)
+
+
+def test_a_held_out_image_among_the_others_is_refused_before_anything_is_trained(
+    train_with: Callable[..., tuple[Rig, Trained]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, _ = train_with()
+    held = rig.run.images / "heldout" / "9.png"
+    held.parent.mkdir()
+    Image.new("RGB", (96, 96), "red").save(held)
+    image = PreparedImage(
+        name="heldout/9.png", source="y", source_sha256="9" * 64, width_px=96, height_px=96, upscaled_by=1.0
+    )
+    prepared = rig.records[Prepared]
+    assert isinstance(prepared, Prepared)
+    rig.records[Prepared] = prepared.model_copy(update={"heldout": (image,), "seal": seal_of([image])})
+    engine = KeepingEngine()
+    train_again(rig, engine, monkeypatch)
+    shutil.copy(held, rig.run.images / "late.png")
+    del engine.job
+    with pytest.raises(VerificationFailed, match=r"late\.png: a copy of the held-out heldout/9\.png"):
+        train_again(rig, engine, monkeypatch)
+    assert not hasattr(engine, "job")
 
 
 def test_what_led_to_a_wrong_result_is_set_aside(

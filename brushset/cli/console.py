@@ -83,6 +83,9 @@ class ConsoleListener:
     def _on_warning(self, fields: Mapping[str, object]) -> None:
         self._say(f"    [yellow]{escape(str(fields['text']))}[/yellow]")
 
+    def _on_times(self, fields: Mapping[str, object]) -> None:
+        self._say(f"  [dim]{escape(str(fields['text']))}[/dim]")
+
     def _on_progress(self, fields: Mapping[str, object]) -> None:
         note = ""
         if isinstance(rate := fields.get("per_s"), float) and rate < 1000:
@@ -96,6 +99,10 @@ class ConsoleListener:
         if isinstance(eta := fields.get("eta_s"), int | float):
             note += f"  ETA {_seconds(eta)}"
         self._inner("training steps", int(str(fields["step"])), int(str(fields["total"])), note)
+
+    def _on_validation(self, fields: Mapping[str, object]) -> None:
+        trained = f", of trained images {_number(fields['train_loss'], '.4f')}" if fields.get("train_loss") else ""
+        self._say(f"    epoch {fields['epoch']}: loss on held-out images {_number(fields['loss'], '.4f')}{trained}")
 
     def _inner(self, what: str, done: int, total: int, note: str) -> None:
         if self._bars is None:

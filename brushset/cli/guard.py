@@ -22,7 +22,7 @@ from rich.console import Console
 from brushset.cli.console import ConsoleListener
 from brushset.cli.options import Options
 from brushset.errors import BrushsetError, Interrupted, TrainerFailed
-from brushset.log import EventLog
+from brushset.log import EventLog, Listener
 from brushset.paths import cache_dir
 
 # typer carries its own copy of click; the base of its usage errors has no public name there.
@@ -64,12 +64,12 @@ def guarded(app: typer.Typer, argv: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def listen(options: Options, stages: int) -> tuple[EventLog, ConsoleListener | None]:
-    """The event log of a command: bars for people, or JSON Lines on stdout."""
+def listen(options: Options, stages: int, *also: Listener) -> tuple[EventLog, ConsoleListener | None]:
+    """The event log of a command: bars for people, or JSON Lines on stdout. `also` hear it too."""
     if options.json:
-        return EventLog(print_event), None
+        return EventLog(print_event, *also), None
     listener = ConsoleListener(stderr, stages)
-    return EventLog(listener), listener
+    return EventLog(listener, *also), listener
 
 
 def print_event(event: str, fields: Mapping[str, object]) -> None:

@@ -144,9 +144,10 @@ def parse_event(line: str) -> tuple[str, dict[str, object]]:
 
 
 def failure_of(style: str, fields: Mapping[str, object]) -> BrushsetError:
-    """A child's `error` event as an error with its exit code, each line under the style's name."""
+    """An `error` event of one of several as an error with its exit code, each line under the style's name."""
     code = int(str(fields.get("exit_code", 1)))
-    message = "\n".join(f"{style}: {line}" for line in str(fields.get("message", "")).splitlines())
+    lines = str(fields.get("message", "")).splitlines()
+    message = "\n".join(line if line.startswith(f"{style}: ") else f"{style}: {line}" for line in lines)
     kind = TrainerFailed if code == TrainerFailed.exit_code else BrushsetError  # a trainer's last lines are shown
     error = kind(message, detail=str(fields.get("detail", "")))
     error.exit_code = code

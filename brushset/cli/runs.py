@@ -1,12 +1,14 @@
 """Commands that run stages: the whole pipeline for one or several styles, or one stage on a trained run.
 
 Several styles go in two legs, all of them up to `convert` first, so that each one's evaluation sees the others'
-adapters; with `--parallel` several go that first leg at once, a process each. One style that fails does not touch the
-others; the exit code is that of the first failure.
+adapters. In that first leg those of the native engine are trained in one pass; with `--parallel` several styles go it at
+once, a process each, and nothing is packed. One style that fails does not touch the others; the exit code is that of the
+first failure.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +18,12 @@ from typing import Any
 from brushset.bases.resolve import resolve_base
 from brushset.cli.console import ConsoleListener
 from brushset.cli.devices import list_gpus, memory_warnings, parse_gpus, require_gpus, see_only
-from brushset.cli.guard import AlreadyTold, listen, tell
+from brushset.cli.guard import AlreadyTold, listen, stdout, tell
+from brushset.cli.one_pass import choose_packed, run_in_one_pass
 from brushset.cli.options import Options, load_spec
+from brushset.cli.phases import PhaseTimes
 from brushset.cli.plan import show_plan
-from brushset.cli.several import PackedLeg, refuse_spread, run_packed
+from brushset.cli.several import ParallelLeg, refuse_spread, run_parallel
 from brushset.cli.sources import find_images, style_names
 from brushset.engines import choose_engine
 from brushset.errors import BrushsetError, UsageError
@@ -38,6 +42,15 @@ from webui_export.stage import check_targets
 
 FIRST_LEG_ENDS_AT = "convert"
 OWN_SECTIONS = {"convert": (), "evaluate": ("evaluate",), "export": ("export",), "report": ()}
+
+
+@dataclass(frozen=True)
+class Hearers:
+    """Who hears of a command: its event log, what a person sees of that, if any, and the clock."""
+
+    events: EventLog
+    listener: ConsoleListener | None
+    times: PhaseTimes
 
 
 @dataclass(frozen=True)
@@ -62,24 +75,29 @@ def run_styles(stages: Sequence[Stage[Any]], options: Options, *, until: str | N
     names = style_names(options)
     if options.mps and options.parallel == 1:
         raise UsageError("--mps lets several styles share a GPU; fix: --parallel N with it")
+    legs = _legs(names, known, until=until, force=options.force)
     if options.dry_run:
-        for name in names:
-            spec, reason = _resolved(name, options, touch=False)
-            show_plan(spec, reason, stages=known, until=until)
+        _show_plans(names, options, known, until=until, packs=_may_pack(options, legs[0], known))
         return
     see_only(options.gpus)
-    events, listener = listen(options, len(stages))
+    times = PhaseTimes()
+    events, listener = listen(options, len(stages), times)
     if options.parallel > 1 and len(names) == 1:
         events("note", text=f"--parallel {options.parallel}: {names[0]} is the only style, so nothing goes beside it")
     failures: dict[str, BrushsetError] = {}
-    for leg in _legs(names, known, until=until, force=options.force):
+    for leg in legs:
         going_on = [name for name in names if name not in failures]
         if options.parallel > 1 and len(going_on) > 1 and _is_early(leg.until, known):
-            failures |= _run_at_once(going_on, options, leg, known, (events, listener))
+            failures |= _run_at_once(going_on, options, leg, known, Hearers(events, listener, times))
             continue
+        packed = _packed(going_on, options, touch=True) if _may_pack(options, leg, known) else []
+        failures |= _run_packed(packed, options, leg, stages, Hearers(events, listener, times))
         for name in going_on:
-            work = partial(_run_one, name, options, stages, events, leg)
-            failures |= _failure_of(name, work, options, listener)
+            if name not in packed:
+                work = partial(_run_one, name, options, stages, events, leg)
+                failures |= _failure_of(name, work, options, listener)
+    if told := times.line():
+        events("times", **times.seconds(), text=told)
     _raise_first({name: failures[name] for name in names if name in failures})
 
 
@@ -103,10 +121,10 @@ def _run_at_once(
     options: Options,
     leg: Leg,
     known: Sequence[str],
-    told: tuple[EventLog, ConsoleListener | None],
+    hearers: Hearers,
 ) -> dict[str, BrushsetError]:
     """A leg of several styles side by side. What all of them share is made before: demo images, sd-scripts, bases."""
-    events, listener = told
+    events, listener = hearers.events, hearers.listener
     specs: dict[str, StyleSpec] = {}
     full_size: list[StyleSpec] = []
     failures: dict[str, BrushsetError] = {}
@@ -123,9 +141,56 @@ def _run_at_once(
     for line in memory_warnings(full_size, options.parallel, gpus=parse_gpus(options.gpus), seen=list_gpus()):
         events("warning", text=line)
     if specs and leg.until is not None:
-        packed = PackedLeg(tuple(specs), leg.until, leg.force, stages=known.index(leg.until) + 1)
-        failures |= run_packed(packed, options, events)
+        stretch = ParallelLeg(tuple(specs), leg.until, leg.force, stages=known.index(leg.until) + 1)
+        failures |= run_parallel(stretch, options, events, hearers.times)
     return failures
+
+
+def _may_pack(options: Options, leg: Leg, known: Sequence[str]) -> bool:
+    """Whether a leg trains, and `--parallel` does not say how."""
+    return options.parallel == 1 and _is_early(leg.until, known) and _trains(leg, known)
+
+
+def _packed(names: Sequence[str], options: Options, *, touch: bool) -> list[str]:
+    """The styles that are trained in one pass. One whose settings are wrong is not among them, and is told in its turn."""
+    specs = {}
+    for name in names if len(names) > 1 else ():
+        with contextlib.suppress(BrushsetError):
+            specs[name], _ = _resolved(name, options, touch=touch)
+    return choose_packed(specs)
+
+
+def _run_packed(
+    names: Sequence[str],
+    options: Options,
+    leg: Leg,
+    stages: Sequence[Stage[Any]],
+    hearers: Hearers,
+) -> dict[str, BrushsetError]:
+    """A leg of several styles that are trained in one pass."""
+    events, listener = hearers.events, hearers.listener
+    failures: dict[str, BrushsetError] = {}
+    known, asks = [stage.name for stage in stages], []
+
+    def prepare(name: str) -> None:
+        asks.append(_ask(name, options, known, events, leg))
+
+    for name in names:
+        failures |= _failure_of(name, partial(prepare, name), options, listener)
+    if asks:
+        events("note", text=f"trained in one pass: {', '.join(ask.spec.name for ask in asks)}")
+        failures |= run_in_one_pass(asks, stages, options, hearers.times)
+    return failures
+
+
+def _show_plans(
+    names: Sequence[str], options: Options, known: Sequence[str], *, until: str | None, packs: bool
+) -> None:
+    for name in names:
+        spec, reason = _resolved(name, options, touch=False)
+        show_plan(spec, reason, stages=known, until=until)
+    if packed := _packed(names, options, touch=False) if packs else []:
+        stdout.print(f"\n{', '.join(packed)}: trained in one pass; --set train.pack=false trains one after the other")
 
 
 def _failure_of(
@@ -151,21 +216,29 @@ def _raise_first(failures: Mapping[str, BrushsetError]) -> None:
 
 
 def _run_one(name: str, options: Options, stages: Sequence[Stage[Any]], events: EventLog, leg: Leg) -> Outcome:
+    ask = _ask(name, options, [stage.name for stage in stages], events, leg)
+    return run_style(ask, stages, RunsDir(options.runs_dir.absolute()), events)
+
+
+def _ask(name: str, options: Options, known: Sequence[str], events: EventLog, leg: Leg) -> Ask:
     spec, reason = _resolved(name, options, touch=True)
     images = source_digest(spec.images_dir(PROJECT))
-    _require_base(spec, leg, [stage.name for stage in stages], events)
-    ask = Ask(spec, images, reason, until=leg.until, force=leg.force)
-    return run_style(ask, stages, RunsDir(options.runs_dir.absolute()), events)
+    _require_base(spec, leg, known, events)
+    return Ask(spec, images, reason, until=leg.until, force=leg.force)
 
 
 def _require_base(spec: StyleSpec, leg: Leg, known: Sequence[str], emit: Emit) -> BaseFile | None:
     """The base, where it will be trained. One of another family, one that cannot be had, and missing GPUs are to be told
     before hours of captioning.
     """
-    if leg.until is None or known.index(leg.until) >= known.index("train"):
+    if _trains(leg, known):
         require_gpus(spec.train.processes, os.environ, list_gpus())
         return resolve_base(spec.base.model, spec.base.revision, emit)
     return None
+
+
+def _trains(leg: Leg, known: Sequence[str]) -> bool:
+    return leg.until is None or known.index(leg.until) >= known.index("train")
 
 
 def _redo(name: str, options: Options, stages: Sequence[Stage[Any]], stage: Stage[Any], events: EventLog) -> Outcome:

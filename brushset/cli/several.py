@@ -7,7 +7,7 @@ each), the warning where they will not fit, MPS where it was asked for, and a ba
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -20,14 +20,14 @@ from brushset.cli.mps import mps_environment
 from brushset.cli.options import Options
 from brushset.cli.packing import Pack, child_command
 from brushset.errors import BrushsetError, UsageError
-from brushset.log import EventLog
+from brushset.log import EventLog, Listener
 from brushset.paths import RunsDir
 from brushset.protocols import Emit
 from brushset.spec import StyleSpec
 
 
 @dataclass(frozen=True)
-class PackedLeg:
+class ParallelLeg:
     """Which styles go, and what each is to do: a stretch of so many stages."""
 
     styles: tuple[str, ...]
@@ -37,21 +37,30 @@ class PackedLeg:
 
 
 class Screen:
-    """Shows what the children say: a bar a style, plain lines that begin with the style, or JSON Lines."""
+    """Shows what several styles say: a bar a style, plain lines that begin with the style, or JSON Lines. `also` hears it
+    too.
+    """
 
-    def __init__(self, leg: PackedLeg, bars: Progress | None, *, as_json: bool) -> None:
-        self._leg, self._bars, self._as_json = leg, bars, as_json
-        self._styles: dict[str, ConsoleListener] = {}
-        self._events = EventLog(self._show)  # one at a time: the children's threads all come here
+    def __init__(
+        self, styles: Sequence[str], stages: int, bars: Progress | None, *, as_json: bool, also: Listener
+    ) -> None:
+        self._width = max(map(len, styles))
+        self._stages, self._bars, self._as_json = stages, bars, as_json
+        self._shown: dict[str, ConsoleListener] = {}
+        self._events = EventLog(self._show, also)  # one at a time: the children's threads all come here
 
     def heard(self, style: str, event: str, fields: Mapping[str, object]) -> None:
-        """An event of one style's child."""
+        """An event of one style."""
         self._events(event, **{**fields, "style": style})
 
+    def listener(self, style: str) -> Listener:
+        """What hears one style's events."""
+        return lambda event, fields: self.heard(style, event, fields)
+
     def failed(self, style: str, error: BrushsetError) -> None:
-        """One style's child failed."""
-        if style in self._styles:
-            self._styles[style].close()
+        """One style failed."""
+        if style in self._shown:
+            self._shown[style].close()
         tell(error, as_json=self._as_json)
 
     def _show(self, event: str, fields: Mapping[str, object]) -> None:
@@ -59,25 +68,26 @@ class Screen:
             print_event(event, fields)
             return
         style = str(fields["style"])
-        if style not in self._styles:
-            label = style.ljust(max(map(len, self._leg.styles)))
-            self._styles[style] = ConsoleListener(stderr, self._leg.stages, one_of=label, shared=self._bars)
-        self._styles[style](event, fields)
+        if style not in self._shown:
+            label = style.ljust(self._width)
+            self._shown[style] = ConsoleListener(stderr, self._stages, one_of=label, shared=self._bars)
+        self._shown[style](event, fields)
 
 
-def run_packed(leg: PackedLeg, options: Options, emit: Emit) -> dict[str, BrushsetError]:
-    """Takes every style through a leg, several at once; returns the failures, which have been told.
+def run_parallel(leg: ParallelLeg, options: Options, emit: Emit, also: Listener) -> dict[str, BrushsetError]:
+    """Takes every style through a leg, several at once; returns the failures, which have been told. `also` hears what the
+    children say.
 
     Raises:
         Interrupted: a signal; nothing that was started is left.
     """
     gpus, at_once = parse_gpus(options.gpus), min(options.parallel, len(leg.styles))
     commands = {style: child_command(options, style, until=leg.until, force=leg.force) for style in leg.styles}
-    with _bars(options) as bars, ExitStack() as stack:
+    with shared_bars(options) as bars, ExitStack() as stack:
         mps = stack.enter_context(mps_environment(emit)) if options.mps else {}
         environ = {**os.environ, **mps}
         slots = [slot_environment(slot, at_once, gpus=gpus, environ=environ) for slot in range(at_once)]
-        screen = Screen(leg, bars, as_json=options.json)
+        screen = Screen(leg.styles, leg.stages, bars, as_json=options.json, also=also)
         return Pack(RunsDir(options.runs_dir.absolute()), screen).run(commands, slots)
 
 
@@ -91,7 +101,7 @@ def refuse_spread(spec: StyleSpec) -> None:
 
 
 @contextmanager
-def _bars(options: Options) -> Iterator[Progress | None]:
+def shared_bars(options: Options) -> Iterator[Progress | None]:
     """The bars that all styles share, where there is a terminal."""
     if options.json or not stderr.is_terminal:
         yield None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from brushset.errors import EnvironmentProblem, UsageError
 from brushset.kohya.source import PINNED_VERSION, find_source
-from brushset.protocols import Engine
+from brushset.protocols import Engine, PackingEngine
 from brushset.spec import StyleSpec
 
 
@@ -34,6 +34,19 @@ def make_engine(name: str) -> Engine:
     if name not in ENGINES:
         raise UsageError(f'[train] engine = "{name}" is no engine; fix: one of {", ".join(ENGINES)}')
     return ENGINES[name]()
+
+
+def packs(name: str) -> bool:
+    """Whether the engine of that name trains several styles in one pass."""
+    return name == "native"
+
+
+def make_packing_engine(name: str) -> PackingEngine:
+    """The engine of that name, which `packs`."""
+    from brushset.engines.native import NativeEngine
+
+    assert packs(name), name
+    return NativeEngine()
 
 
 def choose_engine(wanted: str, *, may_fetch: bool = True, processes: int = 1) -> tuple[str, str]:

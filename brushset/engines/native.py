@@ -1,26 +1,28 @@
 """The embedded engine: no child process, no sd-scripts. One style, or several in one pass over one base.
 
 See brushset.native for how it trains. Styles go together where base, precision, rank and what else the models share are
-equal; the others are trained after them, and it is said why. Each one's result is as if it had been trained alone.
+equal; the others are trained after them, and it is said why. Each one's result is as if it had been trained alone, and is
+there as soon as its own training ends. Where memory does not suffice for all at once they are halved, and it is said.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+import gc
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from brushset.engines import refuse_several
 from brushset.errors import BrushsetError, TrainerFailed, UsageError
+from brushset.failure import is_out_of_memory
+from brushset.native.packed import train_at_once
 from brushset.native.training import Training
 from brushset.protocols import Emit, TrainJob
 from brushset.records import Trained
 from brushset.spec import TrainSection
 
-if TYPE_CHECKING:
-    from brushset.native.session import Session
+Ending = tuple[int, Trained | BrushsetError]
+"""The place of a job among those that were asked for, and what came of it."""
 
 
 @dataclass
@@ -36,16 +38,15 @@ class NativeEngine:
 
     def train(self, job: TrainJob, emit: Emit) -> Trained:
         """Trains what the job's TOML pair says. See brushset.protocols.Engine."""
-        (result,) = self.train_packed([(job, emit)])
+        ((_, result),) = self.train_together([(job, emit)])
         if isinstance(result, BrushsetError):
             raise result
         return result
 
-    def train_packed(self, jobs: Sequence[tuple[TrainJob, Emit]]) -> list[Trained | BrushsetError]:
-        """Trains several jobs, as many at once as fit together; each is told of through its own `emit`. One that fails
-        leaves its error in its place and does not touch the others.
+    def train_together(self, jobs: Sequence[tuple[TrainJob, Emit]]) -> Iterator[Ending]:
+        """Trains several jobs, as many at once as fit together; they may be of one style. See
+        brushset.protocols.PackingEngine.
         """
-        results: dict[int, Trained | BrushsetError] = {}
         ready: dict[int, Training] = {}
         for index, (job, emit) in enumerate(jobs):
             try:
@@ -53,92 +54,48 @@ class NativeEngine:
                 _refuse_what_kohya_does(job.spec.train)
                 ready[index] = Training(job, emit)
             except BrushsetError as error:  # noqa: PERF203 - one job that cannot be trained stops no other
-                results[index] = error
-        device = self._choose_device()
-        packs: dict[str, list[int]] = {}
-        for index, training in ready.items():
-            packs.setdefault(repr(_shared(training)), []).append(index)
-        _tell_what_goes_apart([[ready[index] for index in indices] for indices in packs.values()])
-        for indices in packs.values():
-            results |= _train_pack({index: ready[index] for index in indices}, device)
-        return [results[index] for index in range(len(jobs))]
-
-    def _choose_device(self) -> str:
-        import torch
-
-        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+                yield index, error
+        packs = _group(ready)
+        ready.clear()
+        _tell_what_goes_apart(packs)
+        while packs:
+            yield from _train_pack(packs.pop(0), self.device)
 
 
-def _train_pack(trainings: dict[int, Training], device: str) -> dict[int, Trained | BrushsetError]:
-    """Trains jobs that share their models, all at once."""
-    results: dict[int, Trained | BrushsetError] = {}
-    clock = time.monotonic()
-    with ExitStack() as stack:
-        for training in trainings.values():
-            stack.enter_context(training)
-        try:
-            sessions = _open(list(trainings.values()), device)
-            names = {id(session): index for session, index in zip(sessions, trainings, strict=True)}
-            for training, session in zip(trainings.values(), sessions, strict=True):
-                training.tracker.line(
-                    f"native: {len(training.images.images)} images, {training.length.steps} steps, device {device}"
-                    + (f", with {len(sessions) - 1} other styles" if len(sessions) > 1 else "")
-                )
-                training.start(session)
-            _train_sessions(sessions, [trainings[names[id(session)]] for session in sessions])
-        except BrushsetError as error:
-            for training in trainings.values():
-                training.fail(error)
+def _group(trainings: Mapping[int, Training]) -> list[dict[int, Training]]:
+    """Those that can share their models, together."""
+    packs: dict[str, dict[int, Training]] = {}
     for index, training in trainings.items():
-        seconds = time.monotonic() - clock
-        results[index] = training.failure or training.result(device=_device_name(device), seconds=seconds)
-    return results
+        packs.setdefault(repr(_shared(training)), {})[index] = training
+    return list(packs.values())
 
 
-def _train_sessions(sessions: Sequence[Session], trainings: Sequence[Training]) -> None:
-    from brushset.native.loop import run_together
-
-    for session, told in run_together(sessions):
-        training = trainings[session.row]
-        if isinstance(told, TrainerFailed):
-            training.fail(told)
-        else:
-            training.tell(told)
-
-
-def _open(trainings: Sequence[Training], device: str) -> list[Session]:
-    """Loads the base once, caches the latents of all styles, lets go of the VAE, and opens the sessions."""
-    import torch
-
-    from brushset.bases.load import load_components
-    from brushset.native.latents import encode_images
-    from brushset.native.session import Style, check_device, open_pack
-
-    job, recipe = trainings[0].job, trainings[0].settings.training
-    check_device(recipe, device)
-    torch.set_float32_matmul_precision("high" if job.spec.train.tf32 else "highest")
-    torch.backends.cudnn.benchmark = device != "cpu"  # a few shapes, thousands of times each
-    dtype: Any = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[recipe.mixed_precision]
-    # On a CPU float32 is also the faster one: bfloat16 took ten times as long to encode with.
-    vae_dtype = torch.float32 if recipe.no_half_vae or device == "cpu" else dtype
-    vae = load_components(job.base, device=device, dtype=vae_dtype, parts=("vae",)).vae
-    latents = []
-    for training in trainings:
-        emit = training.emit
-        latents.append(
-            encode_images(
-                training.images,
-                vae,
-                training.settings,
-                lambda done, total, emit=emit: emit("progress", what="latents", done=done, total=total),  # type: ignore[misc]
-            )
-        )
-    del vae
-    models = load_components(job.base, device=device, dtype=dtype, parts=("unet", "text_encoder", "tokenizer"))
-    styles = [
-        Style(each.settings, each.images, each.length, held) for each, held in zip(trainings, latents, strict=True)
-    ]
-    return open_pack(styles, models)
+def _train_pack(pack: dict[int, Training], device: str | None) -> Iterator[Ending]:
+    """Trains jobs that share their models: all at once, or one half after the other where memory does not suffice. What
+    an attempt held is freed only where nobody else refers to its trainings.
+    """
+    shortage = ""
+    try:
+        for index, result in train_at_once(dict(pack), device):
+            del pack[index]
+            yield index, result
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        shortage = str(error)
+    if not shortage:
+        return
+    jobs = {index: (training.job, training.emit) for index, training in pack.items()}
+    pack.clear()
+    _free_memory()  # nothing refers to the models and adapters of that attempt any more
+    if len(jobs) == 1:
+        ((index, (job, _)),) = jobs.items()
+        yield index, _does_not_fit(job, shortage)
+        return
+    middle = (len(jobs) + 1) // 2
+    _tell_halving(list(jobs.values()), middle)
+    for half in (list(jobs)[:middle], list(jobs)[middle:]):
+        yield from _train_pack({index: Training(*jobs[index]) for index in half}, device)
 
 
 def _shared(training: Training) -> dict[str, object]:
@@ -148,32 +105,59 @@ def _shared(training: Training) -> dict[str, object]:
     job = training.job
     return {
         "base": job.base.sha256,
-        "tf32": job.spec.train.tf32,
+        **{key: getattr(job.spec.train, key) for key in ("tf32", "cuda_graphs", "compile")},
         "no_half_vae": training.settings.training.no_half_vae,
         **shared_settings(training.settings.training),
     }
 
 
-def _tell_what_goes_apart(packs: Sequence[Sequence[Training]]) -> None:
+def _tell_what_goes_apart(groups: Sequence[Mapping[int, Training]]) -> None:
     """Says which styles cannot go with the first ones, and for which settings."""
+    packs = [list(group.values()) for group in groups]
     for pack in packs[1:]:
         first, own = _shared(packs[0][0]), _shared(pack[0])
         differing = [f"{key} {own[key]} instead of {first[key]}" for key in own if own[key] != first[key]]
         for training in pack:
             name = packs[0][0].job.spec.name
-            training.emit("note", text=f"{training.job.spec.name} is not trained beside {name}: {', '.join(differing)}")
+            text = f"{training.job.spec.name} is trained after {name}, not beside it: {', '.join(differing)}"
+            training.emit("note", text=text)
+
+
+def _tell_halving(jobs: Sequence[tuple[TrainJob, Emit]], middle: int) -> None:
+    """Says to each that the styles are too many for the memory."""
+    first, second = (", ".join(job.spec.name for job, _ in some) for some in (jobs[:middle], jobs[middle:]))
+    for _, emit in jobs:
+        emit("warning", text=f"{len(jobs)} styles at once do not fit into memory: {first} now, {second} after that")
+
+
+def _does_not_fit(job: TrainJob, shortage: str) -> TrainerFailed:
+    """What to do where one style alone needs more memory than there is."""
+    train = job.spec.train
+    fixes = []
+    if train.batch_size > 1:
+        half = train.batch_size // 2
+        steps = train.gradient_accumulation_steps * train.batch_size // half
+        fixes.append(f"--batch-size {half} --set train.gradient_accumulation_steps={steps}")
+    if not train.gradient_checkpointing:
+        fixes.append("--set train.gradient_checkpointing=true")
+    return TrainerFailed(
+        f"{job.spec.name}: [train] batch_size = {train.batch_size} at {job.spec.dataset.resolution} px does not fit into "
+        f"memory; fix: {', or '.join(fixes) or 'a smaller [dataset] resolution, or a GPU with more memory'}",
+        detail=shortage,
+    )
+
+
+def _free_memory() -> None:
+    """Gives back what nothing refers to any more."""
+    gc.collect()
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _refuse_what_kohya_does(train: TrainSection) -> None:
     """The settings of a running training that only the other engine has."""
-    asked = [key for key in ("validate_every_n_epochs", "sample_every_n_epochs") if getattr(train, key)]
+    asked = [key for key in ("sample_every_n_epochs",) if getattr(train, key)]
     if asked:
         raise UsageError(
             f'[train] {" and ".join(asked)}: the native engine has no such thing; fix: 0, or engine = "kohya"'
         )
-
-
-def _device_name(device: str) -> str:
-    import torch
-
-    return torch.cuda.get_device_name() if device.startswith("cuda") else device

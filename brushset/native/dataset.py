@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,13 +66,22 @@ def derive_seed(seed: int, purpose: str, number: int = 0) -> int:
 
 
 def read_training_set(settings: NativeSettings) -> TrainingSet:
+    """Reads sizes and captions, and assigns buckets. See read_images."""
+    return read_images(settings.image_dir, settings.dataset)
+
+
+def read_heldout(settings: NativeSettings) -> TrainingSet | None:
+    """The images that are validated on, where there are any. See read_images."""
+    keys = settings.heldout
+    return read_images(settings.root / keys.image_dir, keys) if keys else None
+
+
+def read_images(folder: Path, keys: DatasetKeys) -> TrainingSet:
     """Reads sizes and captions, and assigns buckets.
 
     Raises:
         InputError: no images, unreadable ones, or missing, empty or non-UTF-8 captions; a line each.
     """
-    keys = settings.dataset
-    folder = settings.image_dir
     paths = sorted(path for path in folder.glob("*") if path.suffix in _suffixes()) if folder.is_dir() else []
     if not paths:
         raise InputError(f"{folder}: holds no image to train on ({', '.join(IMAGE_SUFFIXES)})")
@@ -122,32 +130,6 @@ def epoch_batches(images: TrainingSet, keys: DatasetKeys, *, seed: int, epoch: i
     return batches
 
 
-def full_caption(caption: str, keys: DatasetKeys) -> str:
-    """The caption with prefix and suffix, joined by spaces."""
-    return " ".join(part for part in (keys.caption_prefix, caption, keys.caption_suffix) if part)
-
-
-def vary_caption(caption: str, keys: DatasetKeys, rng: random.Random) -> str:
-    """The full caption as one sample sees it: dropped at the given rate, else shuffled behind the kept parts."""
-    if keys.caption_dropout_rate and rng.random() < keys.caption_dropout_rate:
-        return ""
-    if not keys.shuffle_caption:
-        return caption
-    parts = [part.strip() for part in caption.split(keys.caption_separator)]
-    kept, loose = parts[: keys.keep_tokens], parts[keys.keep_tokens :]
-    rng.shuffle(loose)
-    return ", ".join(kept + loose)
-
-
-def tag_frequency(captions: Sequence[str]) -> dict[str, int]:
-    """How often each comma-separated, lower-cased part occurs, in order of first sight, as sd-scripts counts it."""
-    counts: dict[str, int] = {}
-    for caption in captions:
-        for tag in filter(None, (part.strip().lower() for part in caption.split(","))):
-            counts[tag] = counts.get(tag, 0) + 1
-    return counts
-
-
 def _suffixes() -> set[str]:
     return {*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES)}
 
@@ -163,7 +145,7 @@ def _read_size(path: Path) -> Size:
 
 
 def _read_caption(path: Path, keys: DatasetKeys) -> str:
-    """The first line of the file beside the image, else class_tokens."""
+    """The first line of the file beside the image, all lines of wildcards, else class_tokens."""
     file = path.with_suffix("." + keys.caption_extension.removeprefix("."))
     if not file.is_file():
         if keys.class_tokens is None:
@@ -175,4 +157,8 @@ def _read_caption(path: Path, keys: DatasetKeys) -> str:
         raise InputError(f"{file}: is not UTF-8; save it as UTF-8") from error
     if not text:
         raise InputError(f"{file}: is empty; write a caption, or remove the file")
-    return text.split("\n", maxsplit=1)[0].strip()
+    lines = [line.strip() for line in text.split("\n")]
+    caption = "\n".join(filter(None, lines)) if keys.enable_wildcard else lines[0]
+    if not caption:
+        raise InputError(f"{file}: its first line is empty, and no other is read; write the caption there")
+    return caption

@@ -6,13 +6,14 @@
     summed     [K, P]  in master's precision: what the optimizer reads; the same memory as gradients where it can be
 
 A row is an adapter. A layer's A and B are views [K, r, in] and [K, out, r] of `working`, their `grad` of `gradients`.
-Groups of one learning rate lie together, weights that no one trains behind them, without gradients. At rank 32 a row of
-all 264 modules has 15.9 M numbers: 254 MB with gradients and Adam's moments in float32.
+Groups of one learning rate lie together, first every A of the group, in the order of the layers, then every B, so that
+layers that follow each other can be one product; weights that no one trains lie behind them, without gradients. At rank
+32 a row of all 264 modules has 15.9 M numbers: 254 MB with gradients and Adam's moments in float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -27,7 +28,7 @@ class FlatWeights:
     def __init__(self, groups: Mapping[str, Mapping[str, LoraLayer]], idle: Mapping[str, LoraLayer]) -> None:
         layers = [layer for group in groups.values() for layer in group.values()]
         first = (layers or list(idle.values()))[0]
-        rows, device, narrow = first.rows, first.frozen.weight.device, first.frozen.weight.dtype
+        rows, device, narrow = len(first.ranks), first.frozen.weight.device, first.frozen.weight.dtype
         wide = torch.promote_types(narrow, torch.float32)
         self._groups: dict[str, slice] = {}
         start = 0
@@ -41,37 +42,75 @@ class FlatWeights:
         self.working = self.master if wide == narrow else torch.zeros_like(self.master, dtype=narrow)
         self.gradients = torch.zeros(rows, start, device=device, dtype=narrow)
         self.summed = self.gradients if wide == narrow else torch.zeros(rows, start, device=device, dtype=wide)
-        self._tensors: dict[str, list[tuple[slice, torch.Size]]] = {name: [] for name in (*groups, "")}
+        self._tensors: dict[str, list[slice]] = {}
+        self._layers = [*layers, *idle.values()]
         at = 0
         for name, group in (*groups.items(), ("", idle)):
-            for layer in group.values():
-                at = self._place(layer, name, at)
+            at = self._place(list(group.values()), name, at)
         self.refresh()
 
-    def _place(self, layer: LoraLayer, group: str, at: int) -> int:
-        """Moves a layer's weights into the buffer; returns where the next ones go."""
-        for key in ("down", "up"):
-            held = getattr(layer, key).detach()
-            where = slice(at, at + held[0].numel())
-            self._tensors[group].append((where, held.shape[1:]))
-            self.master[:, where].copy_(held.flatten(1))
-            weight = nn.Parameter(self.working[:, where].view(held.shape), requires_grad=bool(group))
-            if group:
-                weight.grad = self.gradients[:, where].view(held.shape)
-            setattr(layer, key, weight)
-            setattr(layer, f"{key}_master", self.master[:, where].view(held.shape))
+    def _place(self, layers: Sequence[LoraLayer], group: str, at: int) -> int:
+        """Moves the layers' weights into the buffer; returns where the next ones go."""
+        held = [layer.down.detach() for layer in layers] + [layer.up.detach() for layer in layers]
+        self._tensors[group] = []
+        for tensor in held:
+            where = slice(at, at + tensor[0].numel())
+            self._tensors[group].append(where)
+            self.master[:, where].copy_(tensor.flatten(1))
             at = where.stop
+        for layer, *places in zip(layers, self._tensors[group], self._tensors[group][len(layers) :], strict=False):
+            shapes = layer.down.shape, layer.up.shape
+            down, up = (self.working[:, where].view(shape) for where, shape in zip(places, shapes, strict=True))
+            layer.place(down, up, trained=bool(group))
+            kept = (self.master[:, where].view(shape) for where, shape in zip(places, shapes, strict=True))
+            layer.down_master, layer.up_master = kept
+            if group:
+                layer.down.grad, layer.up.grad = (
+                    self.gradients[:, where].view(shape) for where, shape in zip(places, shapes, strict=True)
+                )
         return at
 
     def parameters(self, row: int, group: str, *, split: bool = False) -> list[nn.Parameter]:
         """One adapter's weights of one group for an optimizer: a single tensor, or one a matrix with `split`."""
-        parts = [where for where, _ in self._tensors[group]] if split else [self._groups[group]]
+        parts = self._tensors[group] if split else [self._groups[group]]
         made = []
         for where in parts:
             parameter = nn.Parameter(self.master[row, where])
             parameter.grad = self.summed[row, where]
             made.append(parameter)
         return made
+
+    def strip(self, row: int, values: torch.Tensor, group: str | None = None) -> torch.Tensor:
+        """One adapter's `values`, as long as a row or what is trained of it or, with its name, as a group, without those
+        that only fill up to the pack's largest rank. A number of its own, such as a step, is left as it is.
+        """
+        own = self._own(row)
+        if own is None or values.dim() == 0:
+            return values
+        start = 0 if group is None else self._groups[group].start
+        return values[own[start : start + len(values)]]
+
+    def pad(self, row: int, values: torch.Tensor, group: str | None = None) -> torch.Tensor:
+        """The inverse of `strip`: zeros where there is nothing."""
+        own = self._own(row)
+        if own is None or values.dim() == 0:
+            return values
+        lengths = [own, own[self.trained]] if group is None else [own[self._groups[group]]]
+        own = next(each for each in lengths if int(each.sum()) == len(values))
+        padded = torch.zeros(len(own), device=own.device, dtype=values.dtype)
+        return padded.masked_scatter_(own, values.to(own.device))
+
+    def _own(self, row: int) -> torch.Tensor | None:
+        """Which numbers of a row are the adapter's, bool [P]; None where all are."""
+        if all(layer.ranks[row] == max(layer.ranks) for layer in self._layers):
+            return None
+        own = torch.zeros_like(self.master, dtype=torch.bool)
+        for layer in self._layers:
+            down, up = (own.as_strided(kept.shape, kept.stride(), kept.storage_offset())
+                        for kept in (layer.down_master, layer.up_master))  # fmt: skip
+            down[row, : layer.ranks[row]] = True
+            up[row, :, : layer.ranks[row]] = True
+        return own[row]
 
     def sum_up(self) -> None:
         """Adds the last batch's gradients to the sum where that is wider; in half precision many would be lost."""

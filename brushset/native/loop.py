@@ -3,7 +3,8 @@
 One update follows `gradient_accumulation_steps` batches, or fewer at an epoch's end. All that a batch draws (noise,
 timesteps, mirrors, captions) depends on its style's seed and the batch's number alone, so a style's weights do not depend
 on which others are trained beside it, nor on where its training was interrupted. Losses are read from the device every
-READ_EVERY passes and wherever somebody waits for the weights; a loss that is NaN ends its style and no other.
+READ_EVERY passes and wherever somebody waits for the weights; a loss that is NaN ends its style and no other. Which styles
+go together depends on where each one is and on nothing else: all that are saved at one moment go on in the same passes.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from brushset.errors import TrainerFailed
 from brushset.native.dataset import Batch, Length, epoch_batches
+from brushset.native.norms import limit_norms
 from brushset.native.session import Session
 
 if TYPE_CHECKING:
@@ -25,9 +27,6 @@ if TYPE_CHECKING:
 
 READ_EVERY = {"cuda": 50, "cpu": 1}
 """Passes between two readings of the losses, by device: on a CPU there is nothing to wait for."""
-
-_SPARE_PASSES = 8
-"""Room for the losses of updates that are not whole yet when the others are read; it grows where that is too little."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,9 @@ class Update:
 
 @dataclass
 class _Course:
-    """Where one style is. `waiting` are its updates whose losses are not read yet, with their batches' places."""
+    """Where one style is. `gathered` are the places of the losses of batches that make the next update, `waiting` the
+    updates whose losses are not read yet, with what was known of them and the places of the rest.
+    """
 
     session: Session
     pause: Callable[[int, int, bool], bool]
@@ -58,7 +59,8 @@ class _Course:
     position: int = 0
     batches: list[Batch] = field(default_factory=list)
     gathered: list[int] = field(default_factory=list)
-    waiting: list[tuple[int, int, bool, list[int]]] = field(default_factory=list)
+    waiting: list[tuple[Update, list[float], list[int]]] = field(default_factory=list)
+    awaited: bool = False
     over: bool = False
 
     @property
@@ -67,10 +69,11 @@ class _Course:
         return self.batches[self.position]
 
     def open_epoch(self) -> None:
-        """Goes to the epoch and batch after the session's last step."""
+        """Goes to the epoch and batch after the session's last step and what was gathered since."""
         session, length = self.session, self.session.length
         epoch, done = divmod(session.step, length.steps_per_epoch)
-        self.epoch, self.position = epoch + 1, done * session.settings.training.gradient_accumulation_steps
+        self.epoch = epoch + 1
+        self.position = done * session.settings.training.gradient_accumulation_steps + len(session.pending)
         self.number = epoch * length.batches_per_epoch + self.position
         seed = session.settings.training.seed
         self.batches = epoch_batches(session.images, session.settings.dataset, seed=seed, epoch=self.epoch)
@@ -83,17 +86,42 @@ class _Course:
         every = self.session.settings.training.gradient_accumulation_steps
         return self.position % every == 0 or self.position == len(self.batches)
 
-    def note_update(self) -> bool:
-        """Counts an update; returns whether somebody waits for the weights of this step."""
+    def note_update(self) -> None:
+        """Counts an update, and whether somebody waits for the weights of this step."""
         session, ends_epoch = self.session, self.position == len(self.batches)
         session.step += 1
-        self.waiting.append((session.step, self.epoch, ends_epoch, self.gathered))
-        self.gathered = []
+        rates = session.rates[session.step - 1]
+        update = Update(session.step, self.epoch, math.nan, math.nan, rates, ends_epoch, current=False)
+        self.waiting.append((update, session.pending, self.gathered))
+        session.pending, self.gathered = [], []
         self.over = session.step == session.length.steps
         if ends_epoch and not self.over:
             self.open_epoch()
-        step, epoch, ends, _ = self.waiting[-1]
-        return self.over or self.pause(step, epoch, ends)
+        self.awaited = self.over or self.pause(update.step, update.epoch, ends_epoch)
+
+    def read(self, kept: Sequence[Sequence[float]]) -> Iterator[Update | TrainerFailed]:
+        """What became of the updates that waited, now that losses are read; those of an unfinished one are kept."""
+        session, waiting = self.session, self.waiting
+        session.pending = [*session.pending, *(kept[slot][session.row] for slot in self.gathered)]
+        self.waiting, self.gathered, self.awaited = [], [], False
+        return self._tell([(update, [*known, *(kept[slot][session.row] for slot in slots)])
+                           for update, known, slots in waiting])  # fmt: skip
+
+    def _tell(self, made: Sequence[tuple[Update, list[float]]]) -> Iterator[Update | TrainerFailed]:
+        for update, losses in made:
+            broken = [loss for loss in losses if not math.isfinite(loss)]
+            if broken:
+                self.over, self.session.pending = True, []
+                yield _failure(self.session, update.step, broken[0])
+                return
+            self.recent.extend(losses)
+            self.session.recent = list(self.recent)
+            yield replace(
+                update,
+                loss=sum(losses) / len(losses),
+                average=sum(self.recent) / len(self.recent),
+                current=update.step == self.session.step,
+            )
 
 
 def run_updates(session: Session, length: Length) -> Iterator[Update]:
@@ -110,11 +138,13 @@ def run_updates(session: Session, length: Length) -> Iterator[Update]:
 
 
 def run_together(
-    sessions: Sequence[Session], *, read_every: int | None = None
+    sessions: Sequence[Session], *, read_every: int | None = None, at_rest: Callable[[], None] = lambda: None
 ) -> Iterator[tuple[Session, Update | TrainerFailed]]:
     """Trains all styles of one pack to their ends; tells each style's updates in order, and the failure that ended it.
 
     Styles whose next batches have one shape go together; the others wait or go alone. When a style ends, the others go on.
+    `at_rest` is called when all that was done has been told: what is saved then belongs together. Styles whose weights
+    somebody waits for are told last, so that this holds in their last update as well.
     """
     pack = sessions[0].pack
     courses = [_Course(each, each.pause, deque(each.recent, each.length.batches_per_epoch)) for each in sessions]
@@ -123,21 +153,21 @@ def run_together(
         if not course.over:
             course.open_epoch()
     losses = _Losses(pack, read_every or READ_EVERY[pack.device.type])
-    while running := [course for course in courses if not course.over]:
+    while running := [course for course in courses if not (course.over or course.session.stopped)]:
         together = choose_together(running)
         slot = losses.put(pack, together)
         due = [course for course in together if course.advance(slot)]
         _update(pack, due)
-        awaited = [course.note_update() for course in due]
-        if any(awaited) or losses.full:
+        for course in due:
+            course.note_update()
+        if losses.full or any(course.awaited for course in due):
+            awaited = {id(course) for course in courses if course.awaited}
             kept = losses.read()
-            unfinished = {id(course): course.gathered for course in courses if course.gathered}
-            for course in courses:
-                yield from _tell(course, kept)
-            if not unfinished:
-                losses.clear()
-            else:
-                losses.keep_from(min(min(slots) for slots in unfinished.values()), courses)
+            told = [(course, course.read(kept)) for course in courses]
+            for course, updates in sorted(told, key=lambda each: id(each[0]) in awaited):
+                for update in updates:
+                    yield course.session, update
+            at_rest()
 
 
 def choose_together(running: Sequence[_Course]) -> list[_Course]:
@@ -170,6 +200,11 @@ def _update(pack: Pack, due: Sequence[_Course]) -> None:
         for session in sessions:
             session.set_rates()
         pack.update([session.row for session in sessions], [session.optimizer for session in sessions])
+        limited = [session for session in sessions if session.settings.training.scale_weight_norms]
+        for session in limited:
+            limit_norms(session.adapter, session.settings.training.scale_weight_norms or math.inf)
+        if limited:
+            pack.flat.refresh()
 
 
 class _Losses:
@@ -177,67 +212,26 @@ class _Losses:
 
     def __init__(self, pack: Pack, every: int) -> None:
         self._every = every
-        self._room = torch.zeros(
-            2 * every + _SPARE_PASSES, len(pack.adapters), dtype=pack.scales.dtype, device=pack.device
-        )
-        self._used = self._since = 0
+        self._room = torch.zeros(every, len(pack.adapters), dtype=pack.scales.dtype, device=pack.device)
+        self._used = 0
 
     @property
     def full(self) -> bool:
-        return self._since >= self._every
+        return self._used >= self._every
 
     def put(self, pack: Pack, together: Sequence[_Course]) -> int:
         """Makes one pass, and returns the place of its losses."""
         draws = {course.session.row: course.session.draw(course.batch, course.number) for course in together}
         losses = pack.add_gradients(draws)
-        if self._used == len(self._room):
-            self._room = torch.cat([self._room, torch.zeros_like(self._room)])
         pack.routing.take(self._room[self._used]).copy_(losses)
-        self._used, self._since = self._used + 1, self._since + 1
+        self._used += 1
         return self._used - 1
 
     def read(self) -> list[list[float]]:
-        """All that is held; this waits for the device."""
-        self._since = 0
+        """All that is held, and forgets it; this waits for the device."""
         read: list[list[float]] = self._room[: self._used].tolist()
-        return read
-
-    def clear(self) -> None:
         self._used = 0
-
-    def keep_from(self, first: int, courses: Sequence[_Course]) -> None:
-        """Forgets what lies before `first`; the rest belongs to updates that are not made yet."""
-        self._room[: self._used - first] = self._room[first : self._used].clone()
-        self._used -= first
-        for course in courses:
-            course.gathered = [slot - first for slot in course.gathered]
-
-
-def _tell(course: _Course, kept: list[list[float]]) -> Iterator[tuple[Session, Update | TrainerFailed]]:
-    """One style's updates whose losses were read."""
-    session, waiting = course.session, course.waiting
-    course.waiting = []
-    for step, epoch, ends_epoch, slots in waiting:
-        found = [kept[slot][session.row] for slot in slots]
-        broken = [loss for loss in found if not math.isfinite(loss)]
-        if broken:
-            course.over, course.gathered = True, []
-            yield session, _failure(session, step, broken[0])
-            return
-        course.recent.extend(found)
-        session.recent = list(course.recent)
-        yield (
-            session,
-            Update(
-                step=step,
-                epoch=epoch,
-                loss=sum(found) / len(found),
-                average=sum(course.recent) / len(course.recent),
-                rates=session.rates[step - 1],
-                ends_epoch=ends_epoch,
-                current=step == session.step and not course.gathered,
-            ),
-        )
+        return read
 
 
 def _failure(session: Session, step: int, loss: float) -> TrainerFailed:

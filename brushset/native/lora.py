@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from brushset.errors import EnvironmentProblem
-from brushset.native.product import LoraProduct, Routing
+from brushset.native.product import Product, Routing
 
 if TYPE_CHECKING:
     from brushset.native.settings import TrainingKeys
@@ -31,44 +32,57 @@ UNET_MODULES, TEXT_ENCODER_MODULES = 192, 72
 Frozen = nn.Linear | nn.Conv2d
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What one adapter is: its rank, its alpha, and the generator that draws its A."""
+
+    rank: int
+    alpha: float
+    generator: torch.Generator
+
+    @classmethod
+    def of(cls, training: TrainingKeys, generator: torch.Generator) -> Shape:
+        """What the settings ask for; sd-scripts takes an alpha of 0 as "no scaling"."""
+        return cls(training.network_dim, training.network_alpha or training.network_dim, generator)
+
+
 class LoraLayer(nn.Module):
     """Stands in the place of a frozen linear layer or 1x1 convolution, and adds the low-rank parts of K adapters:
-    `down` [K, r, in] and `up` [K, out, r]. Each adapter's `down` is drawn by its own generator, `up` is zero.
+    `down` [K, r, in] and `up` [K, out, r], where r is the largest rank. Each adapter's `down` is drawn by its own
+    generator, `up` is zero. Rows of A and columns of B beyond an adapter's own rank are zero: each has the other as a
+    factor of its gradient, so they stay zero, and add nothing to norms, moments and weight decay.
     """
 
-    def __init__(
-        self, frozen: Frozen, *, rank: int, alpha: float, generators: Sequence[torch.Generator], routing: Routing
-    ) -> None:
+    def __init__(self, frozen: Frozen, shapes: Sequence[Shape], routing: Routing) -> None:
         super().__init__()
         self.frozen = frozen
-        self.rank, self.alpha, self.rows = rank, alpha, len(generators)
-        self.scale = alpha / rank
+        self.ranks, self.alphas = [each.rank for each in shapes], [each.alpha for each in shapes]
+        self.scales = [each.alpha / each.rank for each in shapes]
         self.routing = routing
         outputs, inputs = frozen.weight.shape[:2]
         self.kernel = tuple(frozen.weight.shape[2:])  # () of a linear layer, (1, 1) of a convolution
-        down = torch.empty(len(generators), rank, inputs)
-        for row, generator in enumerate(generators):
-            nn.init.kaiming_uniform_(down[row], a=math.sqrt(5), generator=generator)
+        down = torch.zeros(len(shapes), max(self.ranks), inputs)
+        for row, shape in enumerate(shapes):
+            nn.init.kaiming_uniform_(down[row, : shape.rank], a=math.sqrt(5), generator=shape.generator)
         weight = frozen.weight
-        self.down = nn.Parameter(down.to(weight.device, torch.promote_types(weight.dtype, torch.float32)))
-        self.up = nn.Parameter(torch.zeros(len(generators), outputs, rank, device=weight.device, dtype=self.down.dtype))
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        up = torch.zeros(len(shapes), outputs, max(self.ranks), device=weight.device, dtype=wide)
+        self.place(down.to(weight.device, wide), up)
+
+    def place(self, down: torch.Tensor, up: torch.Tensor, *, trained: bool = True) -> None:
+        """Takes its weights, and where they are kept in full precision unless told otherwise."""
+        self.down, self.up = nn.Parameter(down, requires_grad=trained), nn.Parameter(up, requires_grad=trained)
         self.down_master, self.up_master = self.down.detach(), self.up.detach()
+        self.product = Product((self,))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The frozen layer's output plus the low-rank part. x: [N, tokens, in], or [N, in, h, w] of a convolution."""
-        if not self.down.requires_grad:  # `up` is zero and stays so
-            return self._frozen_product(x)
-        image = x.dim() == 4
-        tokens = x.permute(0, 2, 3, 1) if image else x
-        weight = self.frozen.weight.view(self.frozen.weight.shape[:2])
-        y: torch.Tensor = LoraProduct.apply(
-            tokens, weight, self.frozen.bias, self.down, self.up, self.routing, self.scale
-        )
-        return y.permute(0, 3, 1, 2) if image else y
-
-    def _frozen_product(self, x: torch.Tensor) -> torch.Tensor:
         if x.dim() == 4:
-            return F.conv2d(x, self.frozen.weight, self.frozen.bias)
+            return self.product(x.permute(0, 2, 3, 1))[0].permute(0, 3, 1, 2)
+        return self.product(x)[0]
+
+    def frozen_product(self, x: torch.Tensor) -> torch.Tensor:
+        """The frozen layer's output alone. x: [N, …, in]."""
         return F.linear(x, self.frozen.weight.view(self.frozen.weight.shape[:2]), self.frozen.bias)
 
 
@@ -87,27 +101,34 @@ class Adapter:
         """The file's tensors, on the CPU: down, up and alpha of each layer, in `dtype`; None leaves float32."""
         tensors = {}
         for name, layer in self.layers.items():
-            tensors[f"{name}.alpha"] = torch.tensor(layer.alpha, dtype=dtype or torch.float32)
+            tensors[f"{name}.alpha"] = torch.tensor(layer.alphas[self.row], dtype=dtype or torch.float32)
             for key, weight in (("lora_down", layer.down_master), ("lora_up", layer.up_master)):
-                copied = weight[self.row].to("cpu", dtype, copy=True).contiguous()
-                tensors[f"{name}.{key}.weight"] = copied.view(*copied.shape, *layer.kernel)
+                copied = self._own(layer, key, weight).to("cpu", dtype, copy=True).contiguous()
+                tensors[f"{name}.{key}.weight"] = _as_kernel(copied, layer)
         return tensors
 
     def gradients(self) -> dict[str, torch.Tensor]:
         """The gradients of what is trained, by the file's names and in its shapes."""
         return {
-            f"{name}.{key}.weight": weight.grad[self.row].view(*weight.shape[1:], *layer.kernel)
+            f"{name}.{key}.weight": _as_kernel(self._own(layer, key, weight.grad), layer)
             for name, layer in self.layers.items()
             for key, weight in (("lora_down", layer.down), ("lora_up", layer.up))
             if weight.grad is not None
         }
 
+    def _own(self, layer: LoraLayer, key: str, stacked: torch.Tensor) -> torch.Tensor:
+        """This adapter's part of A [K, r, in] or B [K, out, r], at its own rank."""
+        rank = layer.ranks[self.row]
+        return stacked[self.row, :rank] if key == "lora_down" else stacked[self.row, :, :rank]
 
-def attach_adapters(
-    unet: Any, text_encoder: Any | None, training: TrainingKeys, generators: Sequence[torch.Generator]
-) -> list[Adapter]:
-    """Freezes both models and puts LoRA layers into them, for as many adapters as there are generators, all of one rank;
-    without `text_encoder`, into the UNet alone.
+
+def _as_kernel(matrix: torch.Tensor, layer: LoraLayer) -> torch.Tensor:
+    return matrix.reshape(*matrix.shape, *layer.kernel)
+
+
+def attach_adapters(unet: Any, text_encoder: Any | None, shapes: Sequence[Shape]) -> list[Adapter]:
+    """Freezes both models and puts LoRA layers into them, for one adapter a shape; without `text_encoder`, into the UNet
+    alone.
 
     Raises:
         EnvironmentProblem: the models do not offer Stable Diffusion 1.5's 192 and 72 layers.
@@ -115,13 +136,7 @@ def attach_adapters(
     from diffusers.models.transformers.transformer_2d import Transformer2DModel
     from transformers.models.clip.modeling_clip import CLIPMLP, CLIPAttention
 
-    make = partial(
-        LoraLayer,
-        rank=training.network_dim,
-        alpha=training.network_alpha or training.network_dim,  # sd-scripts takes 0 as "no scaling"
-        generators=generators,
-        routing=Routing(count=len(generators)),
-    )
+    make = partial(LoraLayer, shapes=shapes, routing=Routing(count=len(shapes)))
     text_layers = {}
     if text_encoder is not None:
         text_layers = _put_layers(text_encoder, (CLIPAttention, CLIPMLP), TEXT_ENCODER_PREFIX, make)
@@ -129,7 +144,7 @@ def attach_adapters(
     unet_layers = _put_layers(unet, (Transformer2DModel,), UNET_PREFIX, make)
     _expect(unet, unet_layers, UNET_MODULES)
     _use_tokens(unet, Transformer2DModel)
-    return [Adapter(unet_layers, text_layers, row) for row in range(len(generators))]
+    return [Adapter(unet_layers, text_layers, row) for row in range(len(shapes))]
 
 
 def _put_layers(

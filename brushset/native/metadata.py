@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from brushset.lora.metadata import window_hash
-from brushset.native.dataset import Length, TrainingSet, derive_seed, tag_frequency
+from brushset.native.captions import tag_frequency
+from brushset.native.dataset import Length, TrainingSet, derive_seed
 from brushset.native.settings import NativeSettings
 from brushset.records import BaseFile
 
@@ -22,16 +23,17 @@ _SAME_NAME = (
     "output_name", "learning_rate", "text_encoder_lr", "unet_lr", "gradient_checkpointing", "max_grad_norm",
     "gradient_accumulation_steps", "lr_warmup_steps", "lr_scheduler", "network_module", "network_dim", "network_alpha",
     "mixed_precision", "clip_skip", "max_token_length", "cache_latents", "seed", "noise_offset", "min_snr_gamma",
-    "training_comment", "loss_type",
+    "training_comment", "loss_type", "scale_weight_norms", "multires_noise_iterations", "multires_noise_discount",
+    "ip_noise_gamma", "zero_terminal_snr", "noise_offset_random_strength", "ip_noise_gamma_random_strength",
+    "huber_schedule", "huber_scale", "huber_c", "max_validation_steps", "validate_every_n_epochs", "validation_seed",
 )  # fmt: skip
 """Keys of training.toml that the metadata holds as `ss_<key>`."""
 
 _OFF: Mapping[str, object] = {
     "ss_v2": False, "ss_base_model_version": "sd_v1", "ss_full_fp16": False, "ss_fp8_base": False,
-    "ss_fp8_base_unet": False, "ss_num_reg_images": 0, "ss_num_validation_images": 0, "ss_network_dropout": None,
-    "ss_scale_weight_norms": None, "ss_multires_noise_iterations": None, "ss_adaptive_noise_scale": None,
-    "ss_ip_noise_gamma": None, "ss_zero_terminal_snr": False, "ss_debiased_estimation": False,
-    "ss_caption_dropout_every_n_epochs": 0, "ss_caption_tag_dropout_rate": 0.0, "ss_face_crop_aug_range": None,
+    "ss_fp8_base_unet": False, "ss_num_reg_images": 0, "ss_network_dropout": None, "ss_adaptive_noise_scale": None,
+    "ss_face_crop_aug_range": None, "ss_lowram": False, "ss_prior_loss_weight": 1.0, "ss_resize_interpolation": None,
+    "ss_validation_split": 0.0, "ss_validate_every_n_steps": None,
 }  # fmt: skip
 """What this engine never does, as sd-scripts writes it where it was not asked for."""
 
@@ -44,6 +46,7 @@ class Origin:
     optimizer: str
     started_at: float
     version: str
+    validation_images: int = 0
 
 
 def training_metadata(settings: NativeSettings, images: TrainingSet, length: Length, origin: Origin) -> dict[str, str]:
@@ -56,6 +59,10 @@ def training_metadata(settings: NativeSettings, images: TrainingSet, length: Len
         ss_training_started_at=origin.started_at,
         ss_optimizer=origin.optimizer,
         ss_caption_dropout_rate=keys.caption_dropout_rate,
+        ss_caption_dropout_every_n_epochs=keys.caption_dropout_every_n_epochs,
+        ss_caption_tag_dropout_rate=keys.caption_tag_dropout_rate,
+        ss_debiased_estimation=training.debiased_estimation_loss,
+        ss_num_validation_images=origin.validation_images,
         ss_num_train_images=len(images.images) * keys.num_repeats,
         ss_num_batches_per_epoch=length.batches_per_epoch,
         ss_num_epochs=length.epochs,
@@ -116,6 +123,7 @@ def _describe_dataset(settings: NativeSettings, images: TrainingSet) -> dict[str
         "bucket_info": {"buckets": buckets, "mean_img_ar_error": plan.mean_aspect_error}
         if keys.enable_bucket
         else None,
+        "resize_interpolation": None,
         "subsets": [
             {
                 "img_count": len(images.images),
@@ -125,8 +133,12 @@ def _describe_dataset(settings: NativeSettings, images: TrainingSet) -> dict[str
                 "random_crop": False,
                 "shuffle_caption": keys.shuffle_caption,
                 "keep_tokens": keys.keep_tokens,
+                "keep_tokens_separator": keys.keep_tokens_separator,
+                "secondary_separator": keys.secondary_separator,
+                "enable_wildcard": keys.enable_wildcard,
                 "caption_prefix": keys.caption_prefix,
                 "caption_suffix": keys.caption_suffix,
+                "resize_interpolation": None,
                 "image_dir": settings.image_dir.name,
                 "class_tokens": keys.class_tokens,
                 "is_reg": False,

@@ -1,14 +1,16 @@
 """What is minimised: the error of the predicted noise, weighted by how much signal is left.
 
-DDPM with Stable Diffusion's betas (arXiv 2006.11239, eq. 14), 1000 timesteps, noise prediction. All draws come from a
-CPU generator, so that the same seed means the same noise on every device.
+DDPM with Stable Diffusion's betas (arXiv 2006.11239, eq. 14), 1000 timesteps, noise prediction. What depends on a sample's
+timestep alone (its weight, its threshold) is a table of 1000, made once on the CPU. How noise is drawn: brushset.native.noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from brushset.native.settings import TrainingKeys
 
 if TYPE_CHECKING:
     import torch
@@ -25,25 +27,41 @@ class Corruption:
     timesteps: torch.Tensor
 
 
-def signal_shares() -> torch.Tensor:
-    """ᾱ of every timestep, float32 [1000]: the share of the signal's variance that is left ("scaled linear" betas)."""
-    import torch
+@dataclass(frozen=True)
+class Loss:
+    """How a difference counts: "l2" squared, "l1" absolute, "huber" and "smooth_l1" as pseudo-Huber losses with
+    sd-scripts' factors, quadratic below a sample's threshold [N] and linear above it.
+    """
 
-    betas = torch.linspace(_BETA_FIRST**0.5, _BETA_LAST**0.5, TIMESTEPS, dtype=torch.float32) ** 2
-    return torch.cumprod(1.0 - betas, dim=0)
+    kind: str = "l2"
+    thresholds: torch.Tensor | None = None
+
+    def of(self, difference: torch.Tensor) -> torch.Tensor:
+        """The loss of each number, [N, …]."""
+        if self.kind == "l1":
+            return difference.abs()
+        if self.thresholds is None:
+            return difference.square()
+        bends = self.thresholds.view(-1, *[1] * (difference.dim() - 1))
+        bent = 2 * ((difference.square() + bends.square()).sqrt() - bends)
+        return bends * bent if self.kind == "huber" else bent
 
 
-def draw_corruption(shape: Sequence[int], generator: torch.Generator, *, noise_offset: float | None) -> Corruption:
-    """Gaussian noise for latents [N, 4, h, w] and uniform timesteps, on the CPU. An offset adds one further draw to each
-    channel as a whole.
+SQUARED = Loss()
+
+
+def signal_shares(*, ends_at_zero: bool = False) -> torch.Tensor:
+    """ᾱ of every timestep, float32 [1000]: the share of the signal's variance that is left ("scaled linear" betas).
+    `ends_at_zero` stretches √ᾱ so that none is left at the last one: arXiv 2305.08891, algorithm 1.
     """
     import torch
 
-    noise = torch.randn(tuple(shape), generator=generator)
-    if noise_offset:
-        noise = noise + noise_offset * torch.randn((*shape[:2], 1, 1), generator=generator)
-    timesteps = torch.randint(0, TIMESTEPS, (shape[0],), generator=generator)
-    return Corruption(noise, timesteps)
+    betas = torch.linspace(_BETA_FIRST**0.5, _BETA_LAST**0.5, TIMESTEPS, dtype=torch.float32) ** 2
+    shares = torch.cumprod(1.0 - betas, dim=0)
+    if not ends_at_zero:
+        return shares
+    roots = shares.sqrt()
+    return ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
 
 
 def corrupt(latents: torch.Tensor, corruption: Corruption, shares: torch.Tensor) -> torch.Tensor:
@@ -59,10 +77,49 @@ def min_snr_weights(timesteps: torch.Tensor, shares: torch.Tensor, gamma: float)
     return ratio.clamp(max=gamma) / ratio
 
 
-def noise_losses(predicted: torch.Tensor, noise: torch.Tensor, weights: torch.Tensor, *, styles: int) -> torch.Tensor:
-    """Each style's loss [styles]: the mean over its samples of a sample's mean squared error times its weight [N].
+def debiased_weights(timesteps: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """1 / √SNR, where the SNR counts as 1000 at most, [N]: arXiv 2310.08442."""
+    left = shares[timesteps]
+    return (left / (1.0 - left)).clamp(max=1000.0).rsqrt()
+
+
+def sample_weights(training: TrainingKeys) -> torch.Tensor:
+    """The weight of a sample's loss at each timestep, [1000]. As in sd-scripts, of SD's own betas in any case."""
+    import torch
+
+    every, shares = torch.arange(TIMESTEPS), signal_shares()
+    weights = torch.ones(TIMESTEPS)
+    if training.min_snr_gamma:
+        weights = weights * min_snr_weights(every, shares, training.min_snr_gamma)
+    if training.debiased_estimation_loss:
+        weights = weights * debiased_weights(every, shares)
+    return weights
+
+
+def huber_thresholds(training: TrainingKeys) -> torch.Tensor | None:
+    """The error at each timestep beyond which it counts linearly, [1000]; None where the loss has no such. The schedules
+    are sd-scripts': falling from 1 to huber_c by e^-t, or as 1 / (1 + σ)².
+    """
+    import torch
+
+    if training.loss_type not in {"huber", "smooth_l1"}:
+        return None
+    least, every = training.huber_c, torch.arange(TIMESTEPS)
+    if training.huber_schedule == "constant":
+        return torch.full((TIMESTEPS,), least * training.huber_scale)
+    if training.huber_schedule == "exponential":
+        return torch.exp(every * (math.log(least) / TIMESTEPS)) * training.huber_scale
+    shares = signal_shares(ends_at_zero=training.zero_terminal_snr)
+    sigmas = ((1.0 - shares) / shares) ** 0.5
+    return (1 - least) / (1 + sigmas) ** 2 + least
+
+
+def noise_losses(
+    predicted: torch.Tensor, noise: torch.Tensor, weights: torch.Tensor, *, styles: int, loss: Loss = SQUARED
+) -> torch.Tensor:
+    """Each style's loss [styles]: the mean over its samples of a sample's mean error times its weight [N].
 
     A batch holds equally many samples of each style, one style after the other. In the noise's precision, float32.
     """
-    errors = (predicted.to(noise.dtype) - noise).square().flatten(1).mean(dim=1)
+    errors = loss.of(predicted.to(noise.dtype) - noise).flatten(1).mean(dim=1)
     return (errors * weights).view(styles, -1).mean(dim=1)

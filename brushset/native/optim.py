@@ -35,10 +35,14 @@ def trained_groups(training: TrainingKeys) -> dict[str, float]:
 def shared_settings(training: TrainingKeys) -> dict[str, object]:
     """What must be equal for styles to be trained in one pack."""
     keys = (
-        "network_dim", "network_alpha", "network_train_unet_only", "mixed_precision", "sdpa", "xformers", "clip_skip",
-        "gradient_checkpointing", "max_token_length",
+        "network_train_unet_only", "mixed_precision", "sdpa", "xformers", "clip_skip",
+        "gradient_checkpointing", "max_token_length", "loss_type", "zero_terminal_snr",
+        "cache_latents",
     )  # fmt: skip
-    return {key: getattr(training, key) for key in keys} | {"trained": tuple(trained_groups(training))}
+    found: dict[str, object] = {key: getattr(training, key) for key in keys}
+    if training.optimizer_type == "AdamW8bit":  # its blocks of numbers would not be those of training alone
+        found["network_dim"] = training.network_dim
+    return found | {"ip_noise": bool(training.ip_noise_gamma), "trained": tuple(trained_groups(training))}
 
 
 def make_optimizer(weights: Mapping[str, Sequence[torch.Tensor]], training: TrainingKeys) -> Any:
@@ -49,7 +53,7 @@ def make_optimizer(weights: Mapping[str, Sequence[torch.Tensor]], training: Trai
     """
     import torch
 
-    options = parse_optimizer_args(training.optimizer_args)
+    options = parse_arguments(training.optimizer_args, key="optimizer_args")
     device = next(iter(weights.values()))[0].device
     rates: dict[str, Any] = dict(trained_groups(training))
     if training.optimizer_type == "AdamW" and not options.get("foreach"):
@@ -89,43 +93,68 @@ def plan_rates(training: TrainingKeys, steps: int) -> list[dict[str, float]]:
     return planned
 
 
-def parse_optimizer_args(entries: list[str]) -> dict[str, Any]:
+def parse_arguments(entries: list[str], *, key: str) -> dict[str, Any]:
     """`["weight_decay=0.1", "betas=(0.9, 0.99)"]` as keyword arguments; values are Python literals."""
     options = {}
     for entry in entries:
-        key, separator, value = entry.partition("=")
+        name, separator, value = entry.partition("=")
         try:
-            options[key.strip()] = ast.literal_eval(value.strip())
+            options[name.strip()] = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError) as error:
-            raise UsageError(f'optimizer_args entry "{entry}" is not key=value with a Python literal') from error
+            raise UsageError(f'{key} entry "{entry}" is not key=value with a Python literal') from error
         if not separator:
-            raise UsageError(f'optimizer_args entry "{entry}" has no "="; write key=value')
+            raise UsageError(f'{key} entry "{entry}" has no "="; write key=value')
     return options
 
 
-def warmup_steps(training: TrainingKeys, steps: int) -> int:
-    """lr_warmup_steps as a number of updates: a float is a share of all `steps`, rounded down."""
-    asked = training.lr_warmup_steps
+def count_updates(asked: float, steps: int) -> int:
+    """lr_warmup_steps or lr_decay_steps as a number of updates: a float is a share of all `steps`, rounded down."""
     return int(asked * steps) if isinstance(asked, float) else asked
 
 
 def make_scheduler(optimizer: Any, training: TrainingKeys, steps: int) -> Any:
-    """The learning rate's course over `steps` updates."""
-    from diffusers.optimization import get_scheduler
+    """The learning rate's course over `steps` updates: transformers' functions, with what sd-scripts hands to each.
 
-    return get_scheduler(
-        training.lr_scheduler,
-        optimizer,
-        num_warmup_steps=warmup_steps(training, steps),
-        num_training_steps=steps,
-        num_cycles=training.lr_scheduler_num_cycles,
-        power=training.lr_scheduler_power,
-    )
+    Raises:
+        UsageError: an lr_scheduler_args entry that is not key=value, or that the schedule does not take.
+    """
+    from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, SchedulerType
+
+    name = training.lr_scheduler
+    options = _schedule_options(training, steps) | parse_arguments(training.lr_scheduler_args, key="lr_scheduler_args")
+    try:
+        return TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(name)](optimizer, **options)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f'lr_scheduler = "{name}", lr_scheduler_args = {training.lr_scheduler_args}: {error}'
+        ) from error
+
+
+def _schedule_options(training: TrainingKeys, steps: int) -> dict[str, Any]:
+    """The arguments of a schedule. sd-scripts counts whole waves of a cosine, transformers half ones."""
+    name = training.lr_scheduler
+    warmup, decay = (count_updates(asked, steps) for asked in (training.lr_warmup_steps, training.lr_decay_steps))
+    cycles, least = training.lr_scheduler_num_cycles, training.lr_scheduler_min_lr_ratio
+    if name == "constant":
+        return {}
+    options: dict[str, Any] = {"num_warmup_steps": warmup}
+    if name == "inverse_sqrt":
+        return options | {"timescale": training.lr_scheduler_timescale}
+    if name == "warmup_stable_decay":
+        stable = {"num_stable_steps": steps - warmup - decay, "num_decay_steps": decay, "num_cycles": cycles / 2}
+        return options | stable | {"min_lr_ratio": least or 0.0}
+    own: dict[str, dict[str, Any]] = {
+        "cosine_with_restarts": {"num_cycles": cycles},
+        "polynomial": {"power": training.lr_scheduler_power},
+        "cosine_with_min_lr": {"num_cycles": cycles / 2, "min_lr_rate": least},
+    }
+    length = {} if name == "constant_with_warmup" else {"num_training_steps": steps}
+    return options | length | own.get(name, {})
 
 
 def describe_optimizer(optimizer: Any, training: TrainingKeys) -> str:
     """`torch.optim.adamw.AdamW(weight_decay=0.1)`, as sd-scripts writes it into the metadata."""
-    options = parse_optimizer_args(training.optimizer_args)
+    options = parse_arguments(training.optimizer_args, key="optimizer_args")
     name = f"{type(optimizer).__module__}.{type(optimizer).__name__}"
     return f"{name}({','.join(f'{key}={value}' for key, value in options.items())})" if options else name
 

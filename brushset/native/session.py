@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from brushset.errors import UsageError
-from brushset.native.dataset import Batch, Length, TrainingSet, derive_seed, full_caption, vary_caption
+from brushset.native.blocks import forget_activations, shorten_text_encoder, shorten_unet, text_projections
+from brushset.native.captions import When, fixed_caption, varies, vary_caption
+from brushset.native.compiling import compile_blocks
+from brushset.native.dataset import Batch, Length, TrainingSet, derive_seed, epoch_batches
 from brushset.native.flat import FlatWeights
 from brushset.native.graph import make_graphs
 from brushset.native.latents import CachedLatents
-from brushset.native.lora import Adapter, attach_adapters
-from brushset.native.objective import TIMESTEPS, draw_corruption, min_snr_weights, signal_shares
+from brushset.native.lora import Adapter, Shape, attach_adapters
+from brushset.native.noise import draw_noise
+from brushset.native.objective import huber_thresholds, sample_weights
 from brushset.native.optim import TEXT_ENCODER_GROUP, UNET_GROUP, make_optimizer, plan_rates, set_rates, trained_groups
 from brushset.native.settings import NativeSettings, TrainingKeys
 from brushset.native.step import Draw, Pack
@@ -24,6 +28,11 @@ from brushset.native.text import TextSource
 
 if TYPE_CHECKING:
     from brushset.bases.load import Components
+    from brushset.native.validation import Heldout
+
+
+MOST_TEXTS = 4096
+"""Captions that are kept encoded, at most: 0.5 GB of bf16 states."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +43,14 @@ class Style:
     images: TrainingSet
     length: Length
     latents: CachedLatents
+    heldout: Heldout | None = None
 
 
 @dataclass
 class Session:
     """Everything alive in one style's training. `step` is the last one done; `recent` are the losses of the last epoch's
-    worth of batches. `pause` says, of a step, its epoch and whether it ends that, whether its weights are wanted.
+    worth of batches, `pending` those of batches that no update has followed yet. `pause` says, of a step, its epoch and whether it ends that, whether its weights are wanted. One that
+    was `stopped` is trained no further; of one with `live_text` the captions are encoded as they are drawn.
     """
 
     settings: NativeSettings
@@ -51,9 +62,14 @@ class Session:
     optimizer: Any
     rates: list[dict[str, float]]
     weights: torch.Tensor
+    thresholds: torch.Tensor | None = None
+    heldout: Heldout | None = None
     step: int = 0
     recent: list[float] = field(default_factory=list)
+    pending: list[float] = field(default_factory=list)
     pause: Callable[[int, int, bool], bool] = lambda *_: False
+    stopped: bool = False
+    live_text: bool = False
 
     @property
     def row(self) -> int:
@@ -71,23 +87,51 @@ class Session:
 
     def draw(self, batch: Batch, number: int) -> Draw:
         """All that the `number`-th batch of the run draws."""
-        training, keys = self.settings.training, self.settings.dataset
+        training = self.settings.training
         generator = torch.Generator().manual_seed(derive_seed(training.seed, "batch", number))
-        rng = random.Random(derive_seed(training.seed, "captions", number))
-        captions = [full_caption(self.images.images[image].caption, keys) for image in batch.images]
-        captions = [vary_caption(caption, keys, rng) for caption in captions]
         chosen, spread = self.latents.choose(batch, generator)
         shape = (len(batch.images), *self.latents.mean[batch.bucket].shape[2:])
-        corruption = draw_corruption(shape, generator, noise_offset=training.noise_offset)
+        drawn = draw_noise(shape, generator, training)
         return Draw(
             bucket=batch.bucket,
             chosen=chosen,
             spread=spread,
-            noise=corruption.noise,
-            timesteps=corruption.timesteps,
-            weights=self.weights.index_select(0, corruption.timesteps),
-            text=self.text.prepare(captions),
+            noise=drawn.noise,
+            timesteps=drawn.timesteps,
+            weights=self.weights.index_select(0, drawn.timesteps),
+            text=self.text.prepare(self.captions(batch, number), live=self.live_text),
+            added=drawn.added,
+            thresholds=None if self.thresholds is None else self.thresholds.index_select(0, drawn.timesteps),
         )
+
+    def captions(self, batch: Batch, number: int) -> list[str]:
+        """What the samples of the `number`-th batch of the run see."""
+        rng = random.Random(derive_seed(self.settings.training.seed, "captions", number))
+        keys, when = self.settings.dataset, self._when(number)
+        return [vary_caption(self.images.images[image].caption, keys, rng, when) for image in batch.images]
+
+    def foresee_captions(self) -> set[str] | None:
+        """All captions that the run will draw, each once; None where they vary so much that encoding them beforehand
+        would be more than half the work of encoding each sample's, or more than MOST_TEXTS.
+        """
+        keys, length, seed = self.settings.dataset, self.length, self.settings.training.seed
+        if not varies(keys):
+            return {"", *(fixed_caption(image.caption, keys) for image in self.images.images)}
+        most = min(MOST_TEXTS, length.batches_per_epoch * length.epochs * keys.batch_size // 2)
+        seen: set[str] = set()
+        for epoch in range(1, length.epochs + 1):
+            batches = epoch_batches(self.images, keys, seed=seed, epoch=epoch)
+            for number, batch in enumerate(batches, (epoch - 1) * length.batches_per_epoch):
+                seen.update(self.captions(batch, number))
+            if len(seen) > most:
+                return None
+        return seen
+
+    def _when(self, number: int) -> When:
+        """How far training is before the `number`-th batch of the run."""
+        epoch, position = divmod(number, self.length.batches_per_epoch)
+        done = epoch * self.length.steps_per_epoch + position // self.settings.training.gradient_accumulation_steps
+        return When(epoch + 1, done, self.length.steps)
 
     def backward(self, batch: Batch, number: int) -> torch.Tensor:
         """Adds the gradients of the `number`-th batch of the run, and returns its loss, unread."""
@@ -122,20 +166,31 @@ def open_session(
     return open_pack([Style(settings, images, length, latents)], models)[0]
 
 
-def open_pack(styles: Sequence[Style], models: Components) -> list[Session]:
-    """Puts an adapter a style into the models; their `shared_settings` are equal."""
+def open_pack(
+    styles: Sequence[Style], models: Components, *, cuda_graphs: bool = True, compiled: bool = False
+) -> list[Session]:
+    """Puts an adapter a style into the models; their `shared_settings` are equal. On a GPU steps are captured, but for
+    fp16, whose scaler reads from the device; see brushset.native.compiling for what is compiled.
+    """
     recipes = [style.settings.training for style in styles]
     first, groups = recipes[0], list(trained_groups(recipes[0]))
     models.text_encoder.requires_grad_(False)
     adapters = attach_adapters(
         models.unet,
         None if first.network_train_unet_only else models.text_encoder,
-        first,
-        [torch.Generator().manual_seed(derive_seed(recipe.seed, "weights")) for recipe in recipes],
+        [Shape.of(each, torch.Generator().manual_seed(derive_seed(each.seed, "weights"))) for each in recipes],
     )
     flat = _flatten(adapters[0], groups, clip_skip=first.clip_skip)
     _prepare_models(models, first, trains_text=TEXT_ENCODER_GROUP in groups)
     pack = _make_pack(styles, models, adapters, flat)
+    if first.sdpa:  # others bring their own attention
+        pack.text_product = shorten_unet(models.unet, adapters[0].unet)
+        if TEXT_ENCODER_GROUP in groups:
+            shorten_text_encoder(models.text_encoder)
+    if compiled:
+        compile_blocks(models.unet)
+    if cuda_graphs and not pack.scalers:
+        pack.graphs = make_graphs(pack.device)
     sessions = []
     for style, adapter in zip(styles, adapters, strict=True):
         recipe = style.settings.training
@@ -146,10 +201,28 @@ def open_pack(styles: Sequence[Style], models: Components) -> list[Session]:
         sessions.append(
             Session(
                 style.settings, style.images, style.length, style.latents, adapter, pack, optimizer, rates,
-                _sample_weights(recipe),
+                sample_weights(recipe), huber_thresholds(recipe), style.heldout,
             )
         )  # fmt: skip
+    _cache_text(sessions)
     return sessions
+
+
+def _cache_text(sessions: Sequence[Session]) -> None:
+    """Encodes once what samples will see, of an encoder that is not trained. What a seed draws is known beforehand, so
+    a style that shuffles is cached too where it draws few wordings; else its own samples are encoded as they come, and no
+    other style's. Either way samples see what sd-scripts would show them: a fixed number of wordings an image, drawn once,
+    would be another distribution.
+    """
+    text = sessions[0].text
+    if sessions[0].pack.trains_text:
+        return
+    wanted: set[str] = set()
+    for session in sessions:
+        found = session.foresee_captions()
+        session.live_text = found is None
+        wanted |= (found or set()) | set(session.heldout.captions if session.heldout else ())
+    text.remember(wanted)
 
 
 def _make_pack(styles: Sequence[Style], models: Components, adapters: Sequence[Adapter], flat: FlatWeights) -> Pack:
@@ -159,9 +232,6 @@ def _make_pack(styles: Sequence[Style], models: Components, adapters: Sequence[A
         models.tokenizer, models.text_encoder,
         max_token_length=recipes[0].max_token_length, clip_skip=recipes[0].clip_skip,
     )  # fmt: skip
-    if not trains_text and not any(style.settings.dataset.shuffle_caption for style in styles):
-        held = [(image.caption, style.settings.dataset) for style in styles for image in style.images.images]
-        text.remember(["", *(full_caption(caption, keys) for caption, keys in held)])
     device, dtype = flat.master.device, flat.master.dtype
     scales = [1.0 / recipe.gradient_accumulation_steps for recipe in recipes]
     limits = [recipe.max_grad_norm or math.inf for recipe in recipes]
@@ -173,7 +243,8 @@ def _make_pack(styles: Sequence[Style], models: Components, adapters: Sequence[A
         routing=next(iter(adapters[0].unet.values())).routing,
         trains_text=trains_text,
         scalers=[torch.amp.GradScaler("cuda") for _ in styles] if half else (),  # type: ignore[attr-defined]
-        graphs=None if half else make_graphs(device),
+        loss_kind=recipes[0].loss_type,
+        ends_at_zero=recipes[0].zero_terminal_snr,
     )  # fmt: skip
 
 
@@ -181,17 +252,12 @@ def _flatten(adapter: Adapter, groups: Sequence[str], *, clip_skip: int | None) 
     """Layers that training reaches, by group; the others, and those behind the text layer that is used, are idle."""
     skipped = {f"_layers_{12 - back}_" for back in range(1, clip_skip or 1)}
     text = {n: layer for n, layer in adapter.text_encoder.items() if not any(part in n for part in skipped)}
-    reached = {TEXT_ENCODER_GROUP: text, UNET_GROUP: adapter.unet}
+    of_text = {id(layer) for layer in text_projections(adapter.unet)}  # one product, so they lie behind one another
+    unet = dict(sorted(adapter.unet.items(), key=lambda item: id(item[1]) not in of_text))
+    reached = {TEXT_ENCODER_GROUP: text, UNET_GROUP: unet}
     trained = {name: reached[name] for name in groups}
     busy = {name for group in trained.values() for name in group}
     return FlatWeights(trained, {name: layer for name, layer in adapter.layers.items() if name not in busy})
-
-
-def _sample_weights(training: TrainingKeys) -> torch.Tensor:
-    """The weight of a sample's loss at each timestep, on the CPU."""
-    if not training.min_snr_gamma:
-        return torch.ones(TIMESTEPS)
-    return min_snr_weights(torch.arange(TIMESTEPS), signal_shares(), training.min_snr_gamma)
 
 
 def _prepare_models(models: Components, training: TrainingKeys, *, trains_text: bool) -> None:
@@ -206,7 +272,8 @@ def _prepare_models(models: Components, training: TrainingKeys, *, trains_text: 
 
         models.unet.set_attn_processor(AttnProcessor())
     if training.gradient_checkpointing:
-        models.unet.enable_gradient_checkpointing()
+        models.unet.enable_gradient_checkpointing(forget_activations)
         if trains_text:
-            models.text_encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            kept = {"use_reentrant": False, "preserve_rng_state": False}
+            models.text_encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kept)
             models.text_encoder.train()  # transformers checkpoints in training mode alone

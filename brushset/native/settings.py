@@ -1,13 +1,14 @@
 """What do config/dataset.toml and config/training.toml ask of the native engine?
 
 Keys, defaults and precedence are sd-scripts' own (subset > dataset > general > training.toml), so one pair of files
-means the same to both engines. Every key is honoured, or listed below as having no meaning here, or refused by name:
+means the same to both engines. Every key is honoured, or asks for nothing (brushset.native.keys), or is refused by name:
 nothing that was asked for is ignored in silence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -16,21 +17,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from brushset.errors import UsageError
 from brushset.files import read_toml
-
-MEANINGLESS: Mapping[str, str] = {
-    "pretrained_model_name_or_path": "the base that the run resolved and hashed is trained",
-    "tokenizer_cache_dir": "the tokenizer comes with the base",
-    "dataset_config": "both files of the pair are given",
-    "output_dir": "files go to the folder of this attempt",
-    "console_log_simple": "nothing is printed",
-    "console_log_level": "nothing is printed",
-    "max_data_loader_n_workers": "latents lie in memory: there are no loader processes",
-    "persistent_data_loader_workers": "latents lie in memory: there are no loader processes",
-    "lowram": "the models are loaded straight to the device",
-    "highvram": "the models are loaded straight to the device",
-    "cache_info": "sizes and captions are read once a run",
-}
-"""Keys of either file that cannot change what native trains, and why."""
+from brushset.native.keys import asks_nothing
+from brushset.native.levels import flatten, merge_levels
 
 _FOREIGN_NAMES = {"train_batch_size": "batch_size", "dataset_repeats": "num_repeats"}
 """Dataset settings as training.toml calls them."""
@@ -40,6 +28,14 @@ class _Keys(BaseModel):
     """Immutable, strict about types, closed to other keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+_OPTIMIZERS = {"adamw": "AdamW", "adamw8bit": "AdamW8bit", "prodigy": "Prodigy", "lion": "Lion", "": "AdamW"}
+
+
+def _spelled(value: object) -> object:
+    """An optimizer's name as it is written here; sd-scripts takes any case, and AdamW for an empty one."""
+    return _OPTIMIZERS.get(value.lower(), value) if isinstance(value, str) else value
 
 
 def _square(value: object) -> object:
@@ -69,7 +65,14 @@ class DatasetKeys(_Keys):
     caption_separator: str = Field(",", min_length=1)
     shuffle_caption: bool = False
     keep_tokens: int = Field(0, ge=0)
+    keep_tokens_separator: str = ""
+    secondary_separator: str | None = None
+    enable_wildcard: bool = False
     caption_dropout_rate: float = Field(0.0, ge=0, le=1)
+    caption_dropout_every_n_epochs: int = Field(0, ge=0)
+    caption_tag_dropout_rate: float = Field(0.0, ge=0, le=1)
+    token_warmup_min: int = Field(1, ge=0)
+    token_warmup_step: float = Field(0, ge=0)
     num_repeats: int = Field(1, ge=1)
     batch_size: int = Field(1, ge=1)
     flip_aug: bool = False
@@ -92,15 +95,20 @@ class TrainingKeys(_Keys):
     learning_rate: float = Field(2e-6, ge=0)
     unet_lr: float | None = Field(None, ge=0)
     text_encoder_lr: float | list[float] | None = None
-    optimizer_type: Literal["AdamW", "AdamW8bit", "Prodigy", "Lion"] = "AdamW"
+    optimizer_type: Annotated[Literal["AdamW", "AdamW8bit", "Prodigy", "Lion"], BeforeValidator(_spelled)] = "AdamW"
     optimizer_args: list[str] = []
     max_grad_norm: float = Field(1.0, ge=0)
     lr_scheduler: Literal[
-        "cosine", "linear", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial"
-    ] = "constant"
+        "cosine", "linear", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial", "inverse_sqrt",
+        "cosine_with_min_lr", "warmup_stable_decay",
+    ] = "constant"  # fmt: skip
     lr_warmup_steps: int | float = Field(0, ge=0)
+    lr_decay_steps: int | float = Field(0, ge=0)
     lr_scheduler_num_cycles: int = Field(1, ge=1)
     lr_scheduler_power: float = 1.0
+    lr_scheduler_timescale: int | None = Field(None, ge=1)
+    lr_scheduler_min_lr_ratio: float | None = Field(None, ge=0, le=1)
+    lr_scheduler_args: list[str] = []
     max_train_steps: int = Field(1600, ge=1)
     max_train_epochs: int | None = Field(None, ge=1)
     save_every_n_epochs: int | None = Field(None, ge=1)
@@ -117,8 +125,24 @@ class TrainingKeys(_Keys):
     max_token_length: Literal[75, 150, 225] | None = None
     clip_skip: int | None = Field(None, ge=1, le=12)
     min_snr_gamma: float | None = Field(None, ge=0)
+    debiased_estimation_loss: bool = False
+    zero_terminal_snr: bool = False
     noise_offset: float | None = Field(None, ge=0)
-    loss_type: Literal["l2"] = "l2"
+    noise_offset_random_strength: bool = False
+    multires_noise_iterations: int | None = Field(None, ge=0)
+    multires_noise_discount: float = 0.3
+    ip_noise_gamma: float | None = Field(None, ge=0)
+    ip_noise_gamma_random_strength: bool = False
+    min_timestep: int | None = Field(None, ge=0, lt=1000)
+    max_timestep: int | None = Field(None, ge=1, le=1000)
+    loss_type: Literal["l1", "l2", "huber", "smooth_l1"] = "l2"
+    huber_schedule: Literal["constant", "exponential", "snr"] = "snr"
+    huber_c: float = Field(0.1, gt=0)
+    huber_scale: float = Field(1.0, gt=0)
+    scale_weight_norms: float | None = Field(None, ge=0)
+    validate_every_n_epochs: int | None = Field(None, ge=1)
+    max_validation_steps: int | None = Field(None, ge=1)
+    validation_seed: int | None = Field(None, ge=0)
     logging_dir: str | None = None
     log_with: Literal["tensorboard"] = "tensorboard"
     log_prefix: str = ""
@@ -138,6 +162,11 @@ class TrainingKeys(_Keys):
         return self.learning_rate if self.unet_lr is None else self.unet_lr
 
     @property
+    def timesteps(self) -> tuple[int, int]:
+        """The first timestep that is trained, and the one behind the last."""
+        return self.min_timestep or 0, self.max_timestep or 1000
+
+    @property
     def text_encoder_rate(self) -> float:
         """The text encoder's learning rate; of a list, the first, as SD 1.5 has one encoder."""
         rates = self.text_encoder_lr if isinstance(self.text_encoder_lr, list) else [self.text_encoder_lr]
@@ -147,11 +176,14 @@ class TrainingKeys(_Keys):
 
 @dataclass(frozen=True)
 class NativeSettings:
-    """The pair, typed. Relative paths in it are relative to `root`, the run folder."""
+    """The pair, typed. Relative paths in it are relative to `root`, the run folder. `heldout` is the dataset that is split
+    off whole, where there is one: validated on and never trained on.
+    """
 
     root: Path
     training: TrainingKeys
     dataset: DatasetKeys
+    heldout: DatasetKeys | None = None
 
     @property
     def image_dir(self) -> Path:
@@ -164,55 +196,42 @@ def read_settings(dataset_toml: Path, training_toml: Path, *, root: Path) -> Nat
     Raises:
         UsageError: keys that native does not honour or values that it cannot take, a line each, naming file and key.
     """
-    training = {key: value for key, value in _flatten(read_toml(training_toml)).items() if key not in MEANINGLESS}
-    dataset: dict[str, Any] = {}
-    for key in list(training):
-        name = _FOREIGN_NAMES.get(key, key)
-        if name in DatasetKeys.model_fields:
-            dataset[name] = training.pop(key)
-    own, findings = _merge_levels(read_toml(dataset_toml), dataset_toml)
-    origin = {key: dataset_toml if key in own else training_toml for key in {**dataset, **own}}
+    given = {key: value for key, value in flatten(read_toml(training_toml)).items() if not asks_nothing(key, value)}
+    names = {key: _FOREIGN_NAMES.get(key, key) for key in given}
+    below = {names[key]: value for key, value in given.items() if names[key] in DatasetKeys.model_fields}
+    training = {key: value for key, value in given.items() if names[key] not in DatasetKeys.model_fields}
+    levels = merge_levels(read_toml(dataset_toml), dataset_toml)
+    findings = list(levels.findings)
     recipe = _validate(TrainingKeys, training, lambda _: training_toml, findings)
-    images = _validate(DatasetKeys, {**dataset, **own}, lambda key: origin.get(key, dataset_toml), findings)
-    if findings or recipe is None or images is None:
+    found: list[DatasetKeys | None] = []
+    for own in (levels.trained, levels.heldout):
+        ours = {key: value for key, value in (own or {}).items() if not asks_nothing(key, value)}
+        if own is not None and own is levels.heldout:
+            ours = {key: value for key, value in ours.items() if key not in _OF_A_SPLIT}
+        origin = {**dict.fromkeys(below, training_toml), **dict.fromkeys(ours, dataset_toml)}
+        path_of = functools.partial(_path_of, origin, dataset_toml)
+        found.append(None if own is None else _validate(DatasetKeys, {**below, **ours}, path_of, findings))
+    if recipe is not None:
+        findings += [f"{training_toml}: {finding}" for finding in _impossible(recipe)]
+    if findings or recipe is None or found[0] is None:
         raise UsageError.of_many(findings)
-    settings = NativeSettings(root, recipe, images)
-    findings = [f"{training_toml}: {finding}" for finding in _impossible(recipe)]
-    if findings:
-        raise UsageError.of_many(findings)
-    return settings
+    return NativeSettings(root, recipe, found[0], found[1])
 
 
-def _flatten(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """One level of tables is flattened, as sd-scripts does; table names mean nothing."""
-    flat: dict[str, Any] = {}
-    for key, value in tables.items():
-        flat.update(value if isinstance(value, dict) else {key: value})
-    return flat
+_OF_A_SPLIT = ("validation_split", "validation_seed")
+"""What makes a dataset one to validate on; the seed shuffles a set before it is divided, and this one is not."""
 
 
-def _merge_levels(tables: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], list[str]]:
-    """The one subset's settings, the dataset's and [general]'s below them; and what is wrong with the structure."""
-    findings = [f'{path}: key "{key}" is not known; only [general] and [[datasets]] are'
-                for key in tables if key not in {"general", "datasets"}]  # fmt: skip
-    datasets = tables.get("datasets", [])
-    subsets = datasets[0].get("subsets", []) if len(datasets) == 1 else []
-    if len(subsets) != 1:
-        count = f"{len(datasets)} datasets" if len(datasets) != 1 else f"{len(subsets)} subsets"
-        findings.append(
-            f"{path}: has {count}; the native engine trains one dataset with one subset, "
-            'others want [train] engine = "kohya"'
-        )
-        return {}, findings
-    levels = (tables.get("general", {}), {k: v for k, v in datasets[0].items() if k != "subsets"}, subsets[0])
-    merged = {key: value for level in levels for key, value in level.items()}
-    return {key: value for key, value in merged.items() if key not in MEANINGLESS}, findings
+def _path_of(origin: Mapping[str, Path], default: Path, key: str) -> Path:
+    return origin.get(key, default)
 
 
 _Model = TypeVar("_Model", bound=_Keys)
 
 
-def _validate(model: type[_Model], values: Mapping[str, Any], path_of: Any, findings: list[str]) -> _Model | None:
+def _validate(
+    model: type[_Model], values: Mapping[str, Any], path_of: Callable[[str], Path], findings: list[str]
+) -> _Model | None:
     """The typed values; or None, with what is wrong appended to `findings`."""
     try:
         return model.model_validate(dict(values))
@@ -246,6 +265,11 @@ def _impossible(training: TrainingKeys) -> list[str]:
         found.append("sdpa and xformers are both true; choose one")
     if isinstance(training.text_encoder_lr, list) and len(training.text_encoder_lr) > 1:
         found.append(f"text_encoder_lr = {training.text_encoder_lr}: SD 1.5 has one text encoder; give one rate")
+    if training.huber_c > 1 and training.loss_type in {"huber", "smooth_l1"} and training.huber_schedule != "constant":
+        found.append(f"huber_c = {training.huber_c}: the schedules end at it and begin at 1; give at most 1")
+    least, most = training.timesteps
+    if least >= most:
+        found.append(f"min_timestep = {least} is not below max_timestep = {most}")
     if training.network_train_unet_only and training.unet_rate == 0:
         found.append("unet_lr = 0 with network_train_unet_only = true leaves nothing to train")
     return found

@@ -15,21 +15,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from brushset.native.graph import GraphCache
-from brushset.native.objective import Corruption, corrupt, noise_losses, signal_shares
+from brushset.native.objective import Corruption, Loss, corrupt, noise_losses, signal_shares
+from brushset.native.text import join
 
 if TYPE_CHECKING:
     from brushset.buckets import Size
     from brushset.native.flat import FlatWeights
     from brushset.native.latents import CachedLatents
     from brushset.native.lora import Adapter
-    from brushset.native.product import Routing
+    from brushset.native.product import Product, Routing
     from brushset.native.text import TextSource
 
 
 @dataclass(frozen=True)
 class Draw:
     """All that one style's batch is, on the CPU. `chosen` are places in its bucket's latents, `spread` multiplies their
-    deviations, `text` is what TextSource.prepare makes, `weights` [N] those of each sample's loss.
+    deviations, `text` is what TextSource.prepare makes, `weights` [N] those of each sample's loss. Where another noise is
+    added than is to be predicted, that is `added`; `thresholds` [N] are there for losses that bend.
     """
 
     bucket: Size
@@ -39,11 +41,8 @@ class Draw:
     timesteps: torch.Tensor
     weights: torch.Tensor
     text: torch.Tensor
-
-    @property
-    def shape(self) -> tuple[object, ...]:
-        """What must be equal for two styles' batches to go together."""
-        return (self.bucket, len(self.chosen), tuple(self.text.shape[1:]))
+    added: torch.Tensor | None = None
+    thresholds: torch.Tensor | None = None
 
 
 @dataclass
@@ -64,6 +63,9 @@ class Pack:
     trains_text: bool
     scalers: Sequence[Any] = ()
     graphs: GraphCache | None = None
+    loss_kind: str = "l2"
+    ends_at_zero: bool = False
+    text_product: Product | None = None
     _tables: dict[tuple[Size, bool], torch.Tensor] = field(default_factory=dict)
     _shares: torch.Tensor | None = None
 
@@ -78,7 +80,7 @@ class Pack:
         self.route(list(draws))
         if self.graphs is None or self.scalers:
             return self._forward_backward(bucket, inputs)
-        key = (bucket, tuple(draws), *(tuple(tensor.shape) for tensor in inputs.values()))
+        key = (bucket, tuple(draws), *((name, tuple(tensor.shape)) for name, tensor in inputs.items()))
         return self.graphs.run(key, inputs, lambda given: self._forward_backward(bucket, given))
 
     def route(self, rows: Sequence[int]) -> None:
@@ -115,14 +117,7 @@ class Pack:
         if "spread" in given:
             spread = self._table(bucket, deviation=True).index_select(0, given["chosen"])
             latents = torch.addcmul(latents, spread, given["spread"])
-        if self._shares is None:
-            self._shares = signal_shares().to(self.device, self.flat.master.dtype)
-        noisy = corrupt(latents, Corruption(given["noise"], given["timesteps"]), self._shares)
-        with torch.set_grad_enabled(self.trains_text):
-            states = self.text.states(given["text"])
-        image = noisy.to(self.unet.dtype).contiguous(memory_format=torch.channels_last)
-        predicted = self.unet(image, given["timesteps"], states, return_dict=False)[0]
-        losses = noise_losses(predicted, given["noise"], given["weights"], styles=self.routing.count)
+        losses = self.losses(latents, given, parts=self.routing.count)
         scaled = losses * self.routing.take(self.scales)
         if self.scalers:
             rows = range(self.routing.first, len(self.adapters), self.routing.step)
@@ -130,6 +125,23 @@ class Pack:
         scaled.sum().backward()
         self.flat.sum_up()
         return losses.detach()
+
+    def losses(self, latents: torch.Tensor, given: Mapping[str, torch.Tensor], *, parts: int) -> torch.Tensor:
+        """The loss of each of equal parts of a batch [parts], of the rows that it was routed to. `given` are a Draw's
+        tensors by name, on the device.
+        """
+        if self._shares is None:
+            shares = signal_shares(ends_at_zero=self.ends_at_zero)
+            self._shares = shares.to(self.device, self.flat.master.dtype)
+        noise = given["noise"]
+        noisy = corrupt(latents, Corruption(given.get("added", noise), given["timesteps"]), self._shares)
+        with torch.set_grad_enabled(self.trains_text):
+            states = self.text.states(given)
+        image = noisy.to(self.unet.dtype).contiguous(memory_format=torch.channels_last)
+        keys = None if self.text_product is None else {"text": self.text_product(states)}
+        predicted = self.unet(image, given["timesteps"], states, cross_attention_kwargs=keys, return_dict=False)[0]
+        loss = Loss(self.loss_kind, given.get("thresholds"))
+        return noise_losses(predicted, noise, given["weights"], styles=parts, loss=loss)
 
     def _table(self, bucket: Size, *, deviation: bool) -> torch.Tensor:
         """The latents of all styles in a bucket, images and orientations as one axis, one style after the other."""
@@ -146,15 +158,17 @@ class Pack:
         for row, draw in draws.items():
             before = [cached.mean[draw.bucket] for cached in self.latents[:row] if draw.bucket in cached.mean]
             start = sum(each.shape[0] * each.shape[1] for each in before)
-            parts = {"chosen": draw.chosen + start if start else draw.chosen, "noise": draw.noise, "text": draw.text}
+            parts = {"chosen": draw.chosen + start if start else draw.chosen, "noise": draw.noise}
             parts |= {"timesteps": draw.timesteps, "weights": draw.weights}
-            parts |= {} if draw.spread is None else {"spread": draw.spread}
+            optional = {"spread": draw.spread, "added": draw.added, "thresholds": draw.thresholds}
+            parts |= {name: tensor for name, tensor in optional.items() if tensor is not None}
             for name, tensor in parts.items():
                 made.setdefault(name, []).append(tensor)
-        return {name: self._send(tensors[0] if len(tensors) == 1 else torch.cat(tensors))
-                for name, tensors in made.items()}  # fmt: skip
+        joined = {name: tensors[0] if len(tensors) == 1 else torch.cat(tensors) for name, tensors in made.items()}
+        joined |= join([draw.text for draw in draws.values()])
+        return {name: self.send(tensor) for name, tensor in joined.items()}
 
-    def _send(self, tensor: torch.Tensor) -> torch.Tensor:
+    def send(self, tensor: torch.Tensor) -> torch.Tensor:
         """Floating point goes in master's precision. From pinned memory a copy is not waited for."""
         if tensor.is_floating_point():
             tensor = tensor.to(self.flat.master.dtype)

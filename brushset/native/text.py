@@ -6,7 +6,7 @@ apart and joined under one pair of marks, as sd-scripts does for max_token_lengt
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from brushset.errors import EnvironmentProblem
@@ -40,33 +40,62 @@ class TextSource:
             self._tokens[caption] = tokenize_in_chunks(self._tokenizer, caption, self._length)
         return self._tokens[caption]
 
-    def prepare(self, captions: Sequence[str]) -> torch.Tensor:
-        """A batch of captions as numbers, on the CPU: places in the table [N], or token ids [N, chunks, 77]."""
+    def prepare(self, captions: Sequence[str], *, live: bool = False) -> torch.Tensor:
+        """A batch of captions as numbers, on the CPU: places in the table [N], or token ids [N, chunks, 77] where one is
+        not in it, or all are to be encoded `live`.
+        """
         import torch
 
-        if self._table is not None and all(caption in self._places for caption in captions):
+        if not live and self._table is not None and all(caption in self._places for caption in captions):
             return torch.tensor([self._places[caption] for caption in captions])
         return torch.stack([self.tokens(caption) for caption in captions])
 
-    def states(self, prepared: torch.Tensor) -> torch.Tensor:
-        """States of what `prepare` made, on the device; with gradients where the caller has them enabled."""
-        if prepared.dim() == 1 and self._table is not None:
-            return self._table.index_select(0, prepared)
-        return encode_tokens(self._encoder, prepared, clip_skip=self._clip_skip)
+    def states(self, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """States of what `join` made, on the device; with gradients where the caller has them enabled."""
+        import torch
+
+        parts = []
+        if "places" in given and self._table is not None:
+            parts.append(self._table.index_select(0, given["places"]))
+        if "tokens" in given:
+            parts.append(encode_tokens(self._encoder, given["tokens"], clip_skip=self._clip_skip))
+        return parts[0] if len(parts) == 1 else torch.cat(parts).index_select(0, given["order"])
 
     def encode(self, captions: Sequence[str]) -> torch.Tensor:
         """States of a batch of captions."""
-        return self.states(self.prepare(captions).to(self._encoder.device))
+        given = join([self.prepare(captions)])
+        return self.states({name: tensor.to(self._encoder.device) for name, tensor in given.items()})
 
     def remember(self, captions: Iterable[str]) -> None:
         """Encodes each distinct caption once and keeps it, without gradients."""
         import torch
 
         wanted = sorted(set(captions) - set(self._places))
+        if not wanted:
+            return
         with torch.no_grad():
             found = [self.encode(wanted[start : start + _AT_ONCE]) for start in range(0, len(wanted), _AT_ONCE)]
             self._places |= {caption: len(self._places) + place for place, caption in enumerate(wanted)}
             self._table = torch.cat([*([] if self._table is None else [self._table]), *found])
+
+
+def join(prepared: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What TextSource.prepare made of several batches, as one batch: `places`, `tokens`, or both, with `order` [N] saying
+    where each sample's states are among the former's and, behind them, the latter's.
+    """
+    import torch
+
+    kinds = {"places": [each for each in prepared if each.dim() == 1]}
+    kinds["tokens"] = [each for each in prepared if each.dim() > 1]
+    joined = {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in kinds.items() if parts}
+    if len(joined) > 1:
+        at = {1: 0, 3: len(joined["places"])}
+        order: list[int] = []
+        for each in prepared:
+            order += range(at[each.dim()], at[each.dim()] + len(each))
+            at[each.dim()] += len(each)
+        joined["order"] = torch.tensor(order)
+    return joined
 
 
 def tokenize_in_chunks(tokenizer: Any, text: str, length: int) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """What is written down while training: scalars for TensorBoard, and lines in train.log.
 
 Scalars have sd-scripts' names and places (logging_dir/<time>/network_train), so one TensorBoard shows runs of both
-engines: loss/current, loss/average, loss/epoch_average (by epoch), lr/unet, lr/textencoder, and lr/d*lr/… for Prodigy.
+engines: loss/current, loss/average, loss/epoch_average (by epoch), lr/unet, lr/textencoder, and lr/d*lr/… for Prodigy,
+loss/validation/… (by epoch).
 A rate is the one that the step was made with; sd-scripts writes the next step's.
 """
 
@@ -14,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from brushset.native.settings import NativeSettings
+from brushset.records import ValidationPoint
 
 if TYPE_CHECKING:
     from brushset.native.loop import Update
@@ -61,3 +63,14 @@ class Tracker:
             self._writer.add_scalar(name, value, update.step)
         if update.ends_epoch:
             self._writer.add_scalar("loss/epoch_average", update.average, update.epoch)
+
+    def validation(self, point: ValidationPoint, average: float) -> None:
+        """Writes one validation's scalars by epoch: sd-scripts' two (its divergence is from the running average of the
+        training's own losses), and the loss on trained images that is measured as the held-out one is.
+        """
+        self.line(f"epoch {point.epoch} validation loss {point.loss:.4f}, of trained images {point.train_loss:.4f}")
+        if self._writer is None:
+            return
+        scalars = {"average": point.loss, "divergence": point.loss - average, "trained_images": point.train_loss}
+        for name, value in scalars.items():
+            self._writer.add_scalar(f"loss/validation/epoch_{name}", value, point.epoch)

@@ -42,11 +42,14 @@ class LossPoint(Record):
 
 
 class ValidationPoint(Record):
-    """The loss on the held-out images after one epoch."""
+    """The loss on the held-out images after one epoch. `train_loss` is that of as many images of the training set, measured
+    in the same way, where the engine does: the gap is what was learned by heart.
+    """
 
     epoch: int
     step: int
     loss: float
+    train_loss: float | None = None
 
 
 class TrainSample(Record):
@@ -100,6 +103,9 @@ class Trained(Record):
     attempts: tuple[Attempt, ...] = ()
     best_epoch: int | None = Field(
         None, description="whose weights these are, where validation chose; None is the last"
+    )
+    phases: dict[str, float] = Field(
+        {}, description="wall seconds of the last attempt by phase, where the engine tells; styles trained together share some"
     )
     stopped_early: str = Field("", description="why training ended before its planned length; else empty")
 

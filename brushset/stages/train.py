@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from brushset.bases.resolve import resolve_base
 from brushset.bases.tokenizer import tokenizer_dir
-from brushset.engines import make_engine
-from brushset.errors import EnvironmentProblem, VerificationFailed
+from brushset.engines import make_engine, make_packing_engine
+from brushset.errors import BrushsetError, EnvironmentProblem, VerificationFailed
 from brushset.files import sha256_file
-from brushset.kohya.attempts.patience import choose_epoch
 from brushset.kohya.plan import Plan, plan_asked, plan_with
 from brushset.log import silent
 from brushset.lora.verify import find_faults
 from brushset.paths import RunPaths
+from brushset.patience import choose_epoch
 from brushset.pipeline import Stage, StageContext
+from brushset.prepare.holdout import verify_holdout
 from brushset.process import process_file, stop_orphan
 from brushset.protocols import TrainJob
-from brushset.records import BaseFile, EngineConfig, Trained
+from brushset.records import BaseFile, EngineConfig, Prepared, Trained
 from brushset.spec import StyleSpec, TrainSection
 
 _FILE_BYTES_PER_RANK = 600_000  # 264 modules at 2 bytes a number; 37.9 MB at rank 32 were measured
@@ -60,8 +61,43 @@ def verify_trained(job: TrainJob, trained: Trained) -> None:
 
 
 def _run(context: StageContext) -> Trained:
+    job = prepare(context)
+    return finish(context, job, make_engine(context.spec.train.engine).train(job, context.emit))
+
+
+def _run_together(contexts: Sequence[StageContext]) -> Iterator[tuple[int, Trained | Exception]]:
+    """Several styles in one pass; each is verified as soon as it ends."""
+    jobs: dict[int, TrainJob] = {}
+    for place, context in enumerate(contexts):
+        try:
+            jobs[place] = prepare(context)
+        except Exception as error:  # noqa: BLE001, PERF203 - this style's alone; the session tells it
+            yield place, error
+    places = list(jobs)
+    engine = make_packing_engine(contexts[0].spec.train.engine)
+    for number, ending in engine.train_together([(job, contexts[place].emit) for place, job in jobs.items()]):
+        place = places[number]
+        if isinstance(ending, BrushsetError):
+            yield place, ending
+            continue
+        try:
+            result = finish(contexts[place], jobs[place], ending)
+        except Exception as error:  # noqa: BLE001 - this style's alone; the session tells it
+            yield place, error
+        else:
+            yield place, result
+
+
+def prepare(context: StageContext) -> TrainJob:
+    """The job of one style, once there is room for what it leaves and nobody trains there any more.
+
+    Raises:
+        EnvironmentProblem: too little disk, or no base.
+        VerificationFailed: a held-out image lies among those that would be trained on.
+    """
     spec, run, emit = context.spec, context.run, context.emit
     config = context.get(EngineConfig)
+    verify_holdout(context.get(Prepared), run.images)
     if stopped := stop_orphan(process_file(run.train_log)):
         emit("warning", text=f"stopped a trainer that an earlier, killed run left behind: process {stopped[0]}")
     _require_disk(run.root, spec.train, config.epochs)
@@ -69,7 +105,7 @@ def _run(context: StageContext) -> Trained:
     kept = run.attempts / context.digest[:_DIGEST_CHARS]
     if context.forced:
         shutil.rmtree(kept, ignore_errors=True)
-    job = TrainJob(
+    return TrainJob(
         spec=spec,
         run=run,
         base=base,
@@ -82,16 +118,23 @@ def _run(context: StageContext) -> Trained:
         attempts_dir=kept,
         anew=context.forced,
     )
-    trained = make_engine(spec.train.engine).train(job, emit)
+
+
+def finish(context: StageContext, job: TrainJob, trained: Trained) -> Trained:
+    """The record of what an engine left, checked, with paths of the run; only adapters stay in its folder.
+
+    Raises:
+        VerificationFailed: everything that is wrong, a line each.
+    """
     try:
         verify_trained(job, trained)
     except VerificationFailed:
-        _set_attempts_aside(kept)
+        _set_attempts_aside(job.attempts)
         raise
     names = [trained.weights, *(checkpoint.path for checkpoint in trained.checkpoints)]
     for name in names:
         (context.workdir / name).chmod(0o644)  # safetensors leaves 0600: a UI under another user could not read it
-    aside = run.logs / "trainer"
+    run, aside = context.run, context.run.logs / "trainer"
     _set_aside(context.workdir, names, aside)
     return _with_run_paths(trained, weights=run.weights.name, aside=aside.relative_to(run.root).as_posix())
 
@@ -220,4 +263,5 @@ STAGE = Stage(
     needs=("preprocess", "caption", "configure"),
     output="weights",
     outside=_base_digest,
+    run_together=_run_together,
 )

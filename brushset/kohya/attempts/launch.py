@@ -16,8 +16,6 @@ from brushset.kohya.attempts.arrange import overrides, pair_folder, write_config
 from brushset.kohya.attempts.cadence import choose_cadence, guess_seconds_per_step
 from brushset.kohya.attempts.history import AttemptRecord, Start, next_number, opens, read_attempts, rotate_log
 from brushset.kohya.attempts.keeper import Keeper
-from brushset.kohya.attempts.patience import choose_epoch
-from brushset.kohya.attempts.publish import describe_stop
 from brushset.kohya.attempts.survey import Training, log_prefix, training_of
 from brushset.kohya.attempts.watch import EnoughTrained, LossDiverged, Stall, Watch
 from brushset.kohya.command import CHILD_SETTINGS, Launch, build_command
@@ -25,6 +23,7 @@ from brushset.kohya.plan import Plan, plan_asked, plan_smaller
 from brushset.kohya.render import LOGGING_DIR
 from brushset.kohya.scalars import ScalarTail
 from brushset.kohya.source import Source
+from brushset.patience import choose_epoch, describe_stop
 from brushset.process import child_env, run_command
 from brushset.protocols import Emit, TrainJob
 from brushset.records import ValidationPoint
@@ -168,7 +167,7 @@ def _why_enough(training: Training, validation: list[ValidationPoint], logged_st
     patience = job.spec.train.early_stop_patience
     choice = choose_epoch(validation, patience) if patience else None
     if choice and choice.stop_epoch and opens(output / f"{job.spec.name}-{choice.stop_epoch:06d}.safetensors"):
-        return describe_stop(choice, validation, plan)
+        return describe_stop(choice, validation, plan.epochs)
     past_the_end = record.origin is not None and plan.ends_inside_an_epoch
     if past_the_end and (logged_step is None or logged_step >= plan.steps) and opens(training.last_step_file()):
         return f"all {plan.steps} steps are trained"

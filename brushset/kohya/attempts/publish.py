@@ -16,13 +16,13 @@ from brushset.bases.header import read_header
 from brushset.errors import VerificationFailed
 from brushset.files import link_or_copy, sha256_file
 from brushset.kohya.attempts.history import AttemptRecord, attempt_folder, log_file
-from brushset.kohya.attempts.patience import Choice
 from brushset.kohya.attempts.survey import Training
 from brushset.kohya.plan import Plan
 from brushset.kohya.render import render_prompts
 from brushset.lora.metadata import read_metadata, rewrite_metadata, with_hashes
+from brushset.patience import describe_stop
 from brushset.protocols import TrainJob
-from brushset.records import Attempt, Checkpoint, TrainSample, ValidationPoint
+from brushset.records import Attempt, Checkpoint, TrainSample
 
 RESUMED_KEY = "ss_brushset_resumed_from_step"
 _SAMPLE = re.compile(r"_e(?P<epoch>\d{6})_(?P<prompt>\d{2})_\d{14}")
@@ -66,23 +66,11 @@ def publish(training: Training, past: list[AttemptRecord]) -> dict[str, Any]:
         "validation": tuple(validation),
         "samples": tuple(_samples(training)),
         "best_epoch": choice.best_epoch if choice else None,
-        "stopped_early": describe_stop(choice, validation, plan),
+        "stopped_early": describe_stop(choice, validation, plan.epochs),
         "attempts": tuple(_summary(record, training) for record in past),
         "seconds": round(sum(record.seconds for record in past), 2),
         "command": training.last.command,
     }
-
-
-def describe_stop(choice: Choice | None, validation: list[ValidationPoint], plan: Plan) -> str:
-    """Why training ended before its planned length, or an empty string."""
-    if choice is None or choice.stop_epoch is None or choice.stop_epoch >= plan.epochs:
-        return ""
-    losses = {point.epoch: point.loss for point in validation}
-    tried = sum(choice.best_epoch < epoch <= choice.stop_epoch for epoch in losses)
-    return (
-        f"the validation loss {losses[choice.best_epoch]:.4g} of epoch {choice.best_epoch} was not beaten in {tried} "
-        f"validations: stopped after epoch {choice.stop_epoch} of {plan.epochs}"
-    )
 
 
 def _put(job: TrainJob, plan: Plan, name: str, epoch: int, source: tuple[Path, AttemptRecord]) -> Checkpoint:

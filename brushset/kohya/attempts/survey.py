@@ -18,11 +18,11 @@ from brushset.kohya.attempts.history import (
     opens,
     read_attempts,
 )
-from brushset.kohya.attempts.patience import Choice, choose_epoch
 from brushset.kohya.attempts.states import SavedState, state_problem
 from brushset.kohya.plan import Plan
 from brushset.kohya.render import LOGGING_DIR
 from brushset.kohya.scalars import event_files, read_losses, read_scalars, validation_points
+from brushset.patience import Choice, choose_epoch
 from brushset.protocols import Emit, TrainJob
 from brushset.records import LossPoint, ValidationPoint
 

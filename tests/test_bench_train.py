@@ -1,0 +1,77 @@
+"""The bench of the training step, whole, on the narrow model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import train
+from bench.native_step import Work, make_step
+from bench.timing import count_flops
+from brushset.records import BaseFile
+
+
+@pytest.fixture
+def small(tiny_base: BaseFile, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(train, "resolve_base", lambda *_: tiny_base)
+    return ["--device", "cpu", "--px", "64", "--batches", "1", "--rank", "2", "--repeats", "1"]
+
+
+def by_stage(found: list[dict[str, Any]], *, text: bool) -> dict[str, dict[str, Any]]:
+    return {row["stage"]: row for row in found if row["text"] == text}
+
+
+def test_every_stage_is_measured_written_down_and_shown(
+    tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train, "measure_sd_scripts", lambda *_: {"left_out": "no sd-scripts in this test"})
+    found = train.main([*small, "--out", str(tmp_path / "lines.jsonl")])
+    lines = [json.loads(line) for line in (tmp_path / "lines.jsonl").read_text().splitlines()]
+    assert lines == found
+    for text in (False, True):
+        rows = by_stage(found, text=text)
+        assert list(rows) == ["limit", "sd-scripts", "native", "native, 3 styles"]
+        assert not [row for row in rows.values() if "failed" in row]
+        assert rows["native"]["operations"] > 2000
+        assert rows["native, 3 styles"]["operations"] < 1.1 * rows["native"]["operations"]
+        assert rows["native"]["synchronising"] == rows["native, 3 styles"]["synchronising"] == 0
+        assert 0 < rows["native"]["images_per_s"] < rows["limit"]["images_per_s"]
+    said = capsys.readouterr().out
+    for words in ("of the limit", "no sd-scripts in this test", "native, 3 styles", "UNet and text encoder"):
+        assert words in said
+
+
+def test_a_stage_that_fails_is_told_and_ends_no_other(
+    small: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> dict[str, Any]:
+        raise RuntimeError("out of luck")
+
+    for name in ("measure_limit", "measure_sd_scripts"):
+        monkeypatch.setattr(train, name, fail)
+    monkeypatch.setattr(train, "measure_native", lambda *_: {"left_out": "elsewhere"})
+    found = train.main(small)
+    assert by_stage(found, text=False)["limit"]["failed"] == "RuntimeError: out of luck"
+    assert by_stage(found, text=False)["native"]["left_out"] == "elsewhere"
+    assert "out of luck" in capsys.readouterr().out
+
+
+def test_no_stage_begins_after_the_minutes_are_over(small: list[str]) -> None:
+    found = train.main([*small, "--minutes", "0"])
+    assert {row["left_out"] for row in found} == {"0 minutes were over"}
+
+
+def test_flops_are_those_of_three_steps_worth_for_three_styles(tiny_base: BaseFile) -> None:
+    work = Work(tiny_base, 64, 1, 2)
+    one, three = (count_flops(make_step(each)) for each in (work, work.of(styles=3)))
+    assert three == pytest.approx(3 * one, rel=0.01)
+
+
+@pytest.mark.vendor
+def test_sd_scripts_own_step_is_beside_them(small: list[str], sd_scripts: Any) -> None:
+    rows = by_stage(train.main(small), text=False)
+    assert rows["sd-scripts"]["operations"] > 2 * rows["native"]["operations"]
+    assert rows["sd-scripts"]["synchronising"] >= 2
