@@ -15,8 +15,10 @@ try:
 
     import typer
 
-    from brushset.cli import adapters, captions, effective, file_commands, guard, inference, plan, runs, status
+    from brushset.cli import adapters, captions, effective, file_commands, guard, models, plan, runs, status
     from brushset.cli import audit as audits
+    from brushset.cli import export as packages
+    from brushset.cli.inference import command as inference
     from brushset.cli.options import Options, spread_values, takes_options
     from brushset.pipeline import Stage
     from brushset.stages import audit, caption, configure, convert, preprocess, report, train
@@ -166,27 +168,27 @@ def convert_command(  # noqa: PLR0913, PLR0917  each is an option of its own
 
 
 _on_run(evaluate.STAGE, "Sample the grid with the newest run's adapter, and score it.")
-_on_run(export.STAGE, "Pack the newest run's adapter for the web UIs.")
+
+
+@app.command("export")
+@takes_options
+def export_command(  # noqa: PLR0917  each is an option of its own
+    options: Options,
+    context: typer.Context,
+    to: packages.To = None,
+    install: packages.Install = None,
+    replace: packages.Replace = False,
+    push_to_hub: packages.Push = None,
+) -> None:
+    """Pack the newest run's adapter for the web UIs, proven to apply; into a UI's folder, or onto the hub, if asked."""
+    ask = packages.ExportAsk(tuple(to or ()), install, replace, push_to_hub)
+    packages.export_run(STAGES, options.laid_over(context.obj), export.STAGE, ask)
+
+
 _on_run(report.STAGE, "Write the newest run's report.html again.")
 
 
-@app.command("inference")
-@takes_options
-def inference_command(  # noqa: PLR0913, PLR0917  each is an option of its own
-    options: Options,
-    context: typer.Context,
-    prompts: Annotated[list[str], typer.Option(help="One or more prompts.")],
-    loras: Annotated[
-        list[str] | None, typer.Option(metavar="STYLE[:WEIGHT]", help="Mix; default: each style alone.")
-    ] = None,
-    num_images: Annotated[int, typer.Option(help="Images a prompt.")] = 1,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the images.")] = None,
-) -> None:
-    """Make images with the trained adapters."""
-    request = inference.InferenceRequest(tuple(prompts), tuple(loras or ()), num_images, steps, guidance, out)
-    inference.infer(options.laid_over(context.obj), request)
+app.command("inference")(inference.inference_command)
 
 
 @app.command("status")
@@ -209,12 +211,28 @@ def doctor_command(
         adapters.diagnose_file(file, unet_only=unet_only, as_json=asked.json)
 
 
+@app.command("fetch-models")
+@takes_options
+def fetch_models_command(
+    options: Options,
+    context: typer.Context,
+    styles: Annotated[list[str] | None, typer.Option("--for", metavar="STYLE", help="Style, or all; repeats.")] = None,
+) -> None:
+    """Fetch and check all weights that runs read, beforehand: base model, captioners, evaluation."""
+    models.fetch_models(options.laid_over(context.obj), styles or ())
+
+
 app.add_typer(file_commands.app)
+
+
+def _spread_flags(argv: list[str]) -> tuple[str, ...]:
+    """Flags that take several words; `convert --to` takes one, before its FILE."""
+    return ("--prompts", "--prompts-file", "--loras", "--weights", "--replay", *(("--to",) if "export" in argv else ()))
 
 
 def main() -> int:
     """Runs the command line; returns the exit code."""
-    return guard.guarded(app, spread_values(sys.argv[1:], ("--prompts", "--loras")))
+    return guard.guarded(app, spread_values(sys.argv[1:], _spread_flags(sys.argv)))
 
 
 if __name__ == "__main__":

@@ -1,105 +1,102 @@
-"""Images from a base model and any mix of adapters: the base of `inference` and `evaluate`.
+"""Images from a base model and any mixes of adapters, in few large batches: the base of `inference` and `evaluate`.
 
-A mix acts as W + Σ weightᵢ · ΔWᵢ, on UNet and text encoder alike. diffusers has three traps here, all met: a second
-`load_lora_weights` leaves only the newest adapter active, so the mix is set before every batch; alpha of a Kohya file
-is folded into the weights by us; a weight given per part leaves the text encoder at 1, so one number is given for both.
-An image depends on its own seed alone: each has a generator of its own, on the CPU, whatever the batch and device. On
-the CPU images are sampled one by one, so they are equal bit by bit whatever `batch_size` is: a batch would round
-otherwise, moving pixels by one grey level, to save a third of the time on the narrow model and little on the full one.
+A mix acts as W + Σ wᵢ·ΔWᵢ on UNet and text encoder alike, or as another method of brushset.lora.compose says; the base's
+weights are never written to (brushset.generation). An image depends on its own seed alone: each has a generator of its
+own, on the CPU, whatever the batch and device. On a CPU images are by default made one at a time (`exact`), and so are
+equal bit by bit whatever `batch_size` is: of a batch other kernels take convolutions of one row and products of fewer than
+four, which moved up to 0.03 % of an image's values by one grey level, with the narrow model, at batches of 2, 5 and 10.
 """
 
 from __future__ import annotations
 
 import secrets
-import warnings
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
-from brushset.bases.load import load_pipeline, quiet_diffusers
+from brushset.bases.load import load_components
 from brushset.bases.resolve import resolve_base
 from brushset.errors import UsageError, VerificationFailed
+from brushset.generation.batches import plan_batches
+from brushset.generation.mixes import Mix, Strengths, describe_strength, mix_label, read_mix
+from brushset.generation.settings import Picture, Sampling, SamplingOptions
 from brushset.log import silent
 from brushset.lora.adapter import read_adapter
-from brushset.lora.forms import to_diffusers
+from brushset.lora.compose import Options, compose, default_method
 from brushset.protocols import Emit
 from brushset.records import BaseFile
-from brushset.spec import DEFAULT_BASE, EvaluateSection
+from brushset.spec import DEFAULT_BASE
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
     from typing_extensions import Unpack
 
-Mix = Sequence[tuple[str, float]]
-_DEFAULTS = EvaluateSection()
+__all__ = [
+    "GenerateOptions", "ImageJob", "Mix", "MultiLoRAGenerator", "Options", "Sampling", "SamplingOptions",
+    "create_comparison_grid", "mix_label",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How an image is sampled; the defaults are the evaluation grid's. Width and height in pixels, multiples of 8;
-    `clip_skip` as in training: 1 takes the text encoder's last layer, 2 the one before.
+class ImageJob:
+    """One image of many. `negative_prompt` None takes the sampling's; `method` is a name of
+    brushset.lora.compose.METHODS, None its default; `options` are what that method may be told.
     """
 
-    negative_prompt: str = ""
-    steps: int = _DEFAULTS.steps
-    guidance: float = _DEFAULTS.guidance
-    width: int = _DEFAULTS.width
-    height: int = _DEFAULTS.height
-    batch_size: int = _DEFAULTS.batch_size
-    clip_skip: int = 1
-
-    def __post_init__(self) -> None:
-        """Refuses what diffusers would refuse late or not at all."""
-        for side in ("width", "height"):
-            value = getattr(self, side)
-            if value < 64 or value % 8:
-                raise UsageError(f"{side} = {value}: must be a multiple of 8, at least 64")
-        for name in ("steps", "batch_size", "clip_skip"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} = {getattr(self, name)}: must be at least 1")
+    prompt: str
+    seed: int
+    mix: Mix = ()
+    negative_prompt: str | None = None
+    method: str | None = None
+    options: Options = field(default_factory=Options)
 
 
-class SamplingOptions(TypedDict, total=False):
-    """Sampling's fields, as keywords."""
+class GenerateOptions(SamplingOptions, total=False):
+    """Sampling's fields, and how adapters are composed, as keywords."""
 
-    negative_prompt: str
-    steps: int
-    guidance: float
-    width: int
-    height: int
-    batch_size: int
-    clip_skip: int
+    method: str | None
+    method_options: Options
 
 
 class MultiLoRAGenerator:
-    """A base model with any number of adapters loaded, of which each call mixes some.
+    """A base model with any number of adapters loaded, of which each image mixes some.
 
     Example:
         generator = MultiLoRAGenerator("random:tiny")
         generator.load_lora("runs/anime/latest/weights/anime.safetensors", "anime")
-        images = generator.generate("a cat, anistyle", [("anime", 0.8)], num_images=2, seed=1)
+        images = generator.generate("anistyle, a cat", [("anime", 0.8)], num_images=2, seed=1)
     """
 
     def __init__(
         self, base_model: str | BaseFile | None = None, *, device: str | None = None, dtype: Any = None,
-        emit: Emit = silent,
+        exact: bool = True, compile: bool = False, emit: Emit = silent,  # noqa: A002 - torch's word for it
     ) -> None:  # fmt: skip
         """Loads the base: a BaseFile, or what `resolve_base` takes; SD 1.5 from Hugging Face where None.
 
         `device` is torch's name, the first CUDA device where there is one; `dtype` a torch dtype, float16 on CUDA,
-        else float32. `emit` receives progress.
+        else float32. `exact` makes images one at a time on a CPU, where that makes them equal bit by bit; without it the
+        narrow model takes a third of the time at 64 pixels, SD 1.5 about half at 128. On a GPU it changes nothing. `compile` compiles the UNet's transformer blocks, once for each set of adapters loaded: a
+        change of mix compiles nothing anew. `emit` receives progress.
         """
         import torch
+
+        from brushset.generation.engine import Engine
 
         if not isinstance(base_model, BaseFile):
             base_model = resolve_base(base_model or DEFAULT_BASE, None, emit)
         self.base = base_model
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = dtype or (torch.float16 if self.device.startswith("cuda") else torch.float32)
-        self.pipeline = load_pipeline(base_model, device=self.device, dtype=self.dtype)
+        self._one_by_one = exact and self.device == "cpu"
+        components = load_components(base_model, device=self.device, dtype=self.dtype)
+        self._engine = Engine(components, one_by_one=self._one_by_one, compiled=compile, emit=emit)
         self._emit = emit
         self._loaded: dict[str, Path] = {}
+        self._strengths = Strengths(self._engine.adapters)
+        self._stated: set[tuple[object, ...]] = set()
 
     @property
     def loras(self) -> list[str]:
@@ -117,124 +114,151 @@ class MultiLoRAGenerator:
         if not name or "." in name:
             raise UsageError(f'adapter name "{name}": must not be empty or hold a dot')
         file = Path(path)
-        # In the base's dtype: PEFT would compute a bf16 file's part in bf16 on a base of float32.
-        weights = {key: weight.to(self.dtype) for key, weight in to_diffusers(read_adapter(file).factors).items()}
-        self._check_fits(weights, file)
-        if name in self._loaded:
-            self.pipeline.delete_adapters(name)
-            del self._loaded[name]
-        with quiet_diffusers(), warnings.catch_warnings():  # peft warns of several adapters, which is what we are about
-            warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
-            self.pipeline.load_lora_weights(weights, adapter_name=name)
+        self._engine.load(name, read_adapter(file), self.base.name)
         self._loaded[name] = file
+        self._forget_strengths()
+
+    def unload_lora(self, name: str) -> None:
+        """Forgets an adapter and frees its memory.
+
+        Raises:
+            UsageError: none of that name is loaded.
+        """
+        if name not in self._loaded:
+            raise UsageError(self._not_loaded(name))
+        del self._loaded[name]
+        self._engine.unload(name)
+        self._forget_strengths()
 
     def generate(
         self, prompt: str, lora_configs: Mix = (), *, num_images: int = 1, seed: int | None = None,
-        **options: Unpack[SamplingOptions],
+        **options: Unpack[GenerateOptions],
     ) -> list[Image]:  # fmt: skip
         """Images of one prompt with a mix such as `[("anime", 0.6), ("watercolor", 0.4)]`; no mix is the base alone.
 
-        Image i has seed `seed + i`; without a seed one is drawn. Each image's `info` holds its prompt, seed and mix.
+        A weight is a number, or text such as "0.6,text=0.3,up=0.8". Image i has seed `seed + i`; without a seed one is
+        drawn. Each image's `info` holds its prompt, negative prompt, seed, mix and method.
 
         Raises:
-            UsageError: an adapter that is not loaded, or a size that cannot be sampled.
+            UsageError: an adapter that is not loaded, a weight that is none, or a size that cannot be sampled.
         """
-        first = secrets.randbelow(2**31) if seed is None else seed
-        wanted = [(prompt, first + index) for index in range(num_images)]
-        return self.generate_each(wanted, lora_configs, Sampling(**options))
-
-    def generate_each(
-        self, wanted: Sequence[tuple[str, int]], lora_configs: Mix = (), sampling: Sampling | None = None
-    ) -> list[Image]:
-        """One image for each (prompt, seed), in order; on CUDA `sampling.batch_size` at a time."""
-        sampling = sampling or Sampling()
-        self._activate(lora_configs)
-        size = 1 if self.device == "cpu" else sampling.batch_size
-        images: list[Image] = []
-        for start in range(0, len(wanted), size):
-            self._emit("progress", what=mix_label(lora_configs), done=start, total=len(wanted))
-            batch = wanted[start : start + size]
-            for image, (prompt, seed) in zip(self._sample(batch, sampling), batch, strict=True):
-                image.info.update({"prompt": prompt, "seed": seed, "mix": mix_label(lora_configs)})
-                images.append(image)
-        self._emit("progress", what=mix_label(lora_configs), done=len(wanted), total=len(wanted))
-        return images
+        found = self.generate_comparison(
+            prompt, [lora_configs], include_base=False, num_images=num_images, seed=seed, **options
+        )
+        return next(iter(found.values()))
 
     def generate_comparison(
         self, prompt: str, lora_configs_list: Sequence[Mix], *, include_base: bool = True, num_images: int = 1,
-        seed: int | None = None, **options: Unpack[SamplingOptions],
+        seed: int | None = None, **options: Unpack[GenerateOptions],
     ) -> dict[str, list[Image]]:  # fmt: skip
         """The same prompt and seeds with each mix: label → images, the base first where it is included."""
-        seed = secrets.randbelow(2**31) if seed is None else seed
+        method, composing, sampling = _split(options)
+        first = secrets.randbelow(2**31) if seed is None else seed
         mixes: list[Mix] = [*([()] if include_base else []), *lora_configs_list]
-        for mix in mixes:
-            self._check(mix)
+        labels = [mix_label(mix) for mix in mixes]
+        if twice := sorted({label for label in labels if labels.count(label) > 1}):
+            raise UsageError(f"comparison: {', '.join(twice)}: stands twice; fix: name each mix once")
+        jobs = [
+            ImageJob(
+                prompt, first + index, mix, method=method if mix else None, options=composing if mix else Options()
+            )
+            for mix in mixes
+            for index in range(num_images)
+        ]
+        made = dict(self.generate_jobs(jobs, sampling))
         return {
-            mix_label(mix): self.generate(prompt, mix, num_images=num_images, seed=seed, **options) for mix in mixes
+            label: [made[at * num_images + index] for index in range(num_images)] for at, label in enumerate(labels)
         }
 
-    def _check_fits(self, weights: Mapping[str, Any], file: Path) -> None:
-        """Before anything is injected: diffusers would stop half way, with layers of a broken adapter left in."""
-        for key, down in weights.items():
-            path = key.removesuffix(".lora_A.weight")
-            if path == key:
-                continue
-            component, _, inner = path.partition(".")
+    def generate_jobs(
+        self, jobs: Sequence[ImageJob], sampling: Sampling | None = None
+    ) -> Iterator[tuple[int, Image]]:  # fmt: skip
+        """Any images in few large batches, whatever their prompts, seeds, mixes and methods: (index of the job, image),
+        each as soon as it is made, in the order that batches best.
+
+        Raises:
+            UsageError: before anything is made: adapters that are not loaded, weights or methods that are none, a line
+                each.
+        """
+        sampling = sampling or Sampling()
+        pictures = self._pictures(jobs, sampling)
+        self._state_strengths(jobs, pictures, sampling)
+        return self._make(jobs, pictures, sampling)
+
+    def _make(
+        self, jobs: Sequence[ImageJob], pictures: Sequence[Picture], sampling: Sampling
+    ) -> Iterator[tuple[int, Image]]:  # fmt: skip
+        size = 1 if self._one_by_one else sampling.batch_size
+        done, started = 0, time.monotonic()
+        self._emit("progress", what="images", done=0, total=len(jobs))
+        for batch in plan_batches(pictures, sampling.steps, size):
+            pixels = self._engine.draw([pictures[index] for index in batch], sampling)
+            images = [
+                self._image(each, jobs[index], pictures[index]) for index, each in zip(batch, pixels, strict=True)
+            ]
+            done += len(batch)
+            rate = done / max(time.monotonic() - started, 1e-6)
+            left = (len(jobs) - done) / rate
+            self._emit("progress", what="images", done=done, total=len(jobs), per_s=rate, eta_s=left)
+            yield from zip(batch, images, strict=True)
+
+    def _pictures(self, jobs: Sequence[ImageJob], sampling: Sampling) -> list[Picture]:
+        """The jobs with their courses.
+
+        Raises:
+            UsageError: all that is wrong with any of them, each finding once.
+        """
+        pictures: list[Picture] = []
+        findings: dict[str, None] = {}
+        for job in jobs:
+            findings |= dict.fromkeys(self._not_loaded(name) for name, _ in job.mix if name not in self._loaded)
+            negative = sampling.negative_prompt if job.negative_prompt is None else job.negative_prompt
             try:
-                expected = getattr(self.pipeline, component).get_submodule(inner).weight.shape[1:]
-            except AttributeError as error:
-                raise UsageError(f"{file}: {path} is no module of base model {self.base.name}") from error
-            if down.shape[1:] != expected:
-                raise UsageError(
-                    f"{file}: does not fit base model {self.base.name}: {path} takes {list(expected)}, the adapter "
-                    f"{list(down.shape[1:])}; fix: load it on the base it was trained on"
-                )
+                mix, options = read_mix(job.mix, job.options)
+                course = compose(job.method, mix, options)
+                course(0, sampling.steps)
+            except UsageError as error:
+                findings |= dict.fromkeys(str(error).splitlines())
+            else:
+                pictures.append(Picture(job.prompt, negative, job.seed, course))
+        if findings:
+            raise UsageError.of_many(list(findings))
+        return pictures
 
-    def _check(self, mix: Mix) -> None:
-        names = [name for name, _ in mix]
+    def _not_loaded(self, name: str) -> str:
         known = ", ".join(self.loras) or "none"
-        for name in names:
-            if name not in self._loaded:
-                raise UsageError(f'adapter "{name}" is not loaded; loaded: {known}; fix: load_lora(path, "{name}")')
-        if len(set(names)) < len(names):
-            raise UsageError(f"{mix_label(mix)}: an adapter stands twice in one mix")
+        return f'adapter "{name}" is not loaded; loaded: {known}; fix: load_lora(path, "{name}")'
 
-    def _activate(self, mix: Mix) -> None:
-        self._check(mix)
-        if not self._loaded:
-            return
-        if not mix:
-            self.pipeline.disable_lora()
-            return
-        self.pipeline.enable_lora()
-        self.pipeline.set_adapters([name for name, _ in mix], adapter_weights=[weight for _, weight in mix])
+    def _forget_strengths(self) -> None:
+        self._strengths.forget()
+        self._stated.clear()
 
-    def _sample(self, batch: Sequence[tuple[str, int]], sampling: Sampling) -> Iterator[Image]:
-        import torch
+    def _state_strengths(self, jobs: Sequence[ImageJob], pictures: Sequence[Picture], sampling: Sampling) -> None:
+        """Says of each mix of several adapters how strong it is, once."""
+        for job, picture in zip(jobs, pictures, strict=True):
+            key = (mix_label(job.mix), job.method, repr(job.options), sampling.steps)
+            if len(job.mix) < 2 or key in self._stated:
+                continue
+            self._stated.add(key)
+            mix, options = read_mix(job.mix, job.options)
+            steady = (job.method or default_method(options)) == "weighted" and not options.normalised
+            relative = self._strengths.relative(mix) if steady else None
+            label = key[0] + (f" ({job.method})" if job.method else "")
+            self._emit("note", text=describe_strength(label, picture.course, sampling.steps, relative))
+
+    def _image(self, pixels: torch.Tensor, job: ImageJob, picture: Picture) -> Image:
+        """From [3, H, W], 0 to 1."""
         from PIL import Image
 
-        pixels = self.pipeline(
-            prompt=[prompt for prompt, _ in batch],
-            negative_prompt=[sampling.negative_prompt] * len(batch),
-            num_inference_steps=sampling.steps,
-            guidance_scale=sampling.guidance,
-            width=sampling.width,
-            height=sampling.height,
-            clip_skip=sampling.clip_skip - 1 or None,
-            generator=[torch.Generator("cpu").manual_seed(seed) for _, seed in batch],
-            output_type="pt",
-        ).images
         if not pixels.isfinite().all():
             raise VerificationFailed(
-                f"{self.base.path}: an image came out as NaN in {self.dtype}; fix: MultiLoRAGenerator(dtype=torch.float32)"
+                f'{self.base.path}: an image came out as NaN in {self.dtype}: "{job.prompt}", seed {job.seed}, '
+                f"{mix_label(job.mix)}; fix: lower weights, or --precision fp32, which is dtype=torch.float32"
             )
-        values = (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        return (Image.fromarray(image) for image in values)
-
-
-def mix_label(mix: Mix) -> str:
-    """`base`, `anime 0.8`, `anime 0.6 + watercolor 0.4`."""
-    return " + ".join(f"{name} {weight:g}" for name, weight in mix) or "base"
+        image = Image.fromarray((pixels.permute(1, 2, 0) * 255).round().byte().numpy())
+        told = {"prompt": job.prompt, "negative_prompt": picture.negative_prompt, "seed": job.seed}
+        image.info.update({**told, "mix": mix_label(job.mix), "method": job.method or ""})
+        return image
 
 
 def create_comparison_grid(
@@ -258,3 +282,9 @@ def create_comparison_grid(
         Path(save_path).parent.mkdir(parents=True, exist_ok=True)
         grid.save(save_path)
     return grid
+
+
+def _split(options: GenerateOptions) -> tuple[str | None, Options, Sampling]:
+    rest: dict[str, Any] = dict(options)
+    method, composing = rest.pop("method", None), rest.pop("method_options", Options())
+    return method, composing, Sampling(**rest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,10 @@ _LINE = 1.3  # line height over font size
 
 
 def draw_grid(columns: Mapping[str, Sequence[Image]], *, row_labels: Sequence[str] = (), title: str = "") -> Image:
-    """Draws the columns side by side, labels above and at the left. Images of one size each; RGB comes out."""
+    """Draws the columns side by side, labels above and at the left. Images of one size each; RGB comes out.
+
+    Labels are wrapped to a column's width; of a row's, what is higher than its images is left out, and … says so.
+    """
     from PIL import Image as Images
     from PIL import ImageDraw, ImageFont
 
@@ -26,8 +30,8 @@ def draw_grid(columns: Mapping[str, Sequence[Image]], *, row_labels: Sequence[st
     font = ImageFont.load_default(size=max(13, min(28, tile[0] // 14)))
     measure = ImageDraw.Draw(Images.new("RGB", (1, 1)))
     headings = [_wrap(measure, label, font, tile[0]) for label in columns]
-    names = [_wrap(measure, label, font, tile[0]) for label in row_labels]
     line_px = round(_LINE * _size(font))
+    names = [_fitted(_wrap(measure, label, font, tile[0]), tile[1] // line_px) for label in row_labels]
     left = _GAP_PX + (max(_width(measure, line, font) for name in names for line in name) + _GAP_PX if names else 0)
     width = left + len(columns) * (tile[0] + _GAP_PX)
     titles = _wrap(measure, title, font, width - 2 * _GAP_PX) if title else []
@@ -57,9 +61,9 @@ def _text(draw: ImageDraw, lines: Sequence[str], place: tuple[int, int], font: F
 
 
 def _wrap(draw: ImageDraw, text: str, font: FreeTypeFont | ImageFont, width_px: int) -> list[str]:
-    """Breaks at spaces, and inside a word only where the word alone is too wide."""
+    """Breaks at spaces that may break, and inside a word only where the word alone is too wide."""
     lines = [""]
-    for word in text.split():
+    for word in (part.replace("\u00a0", " ") for part in re.split(r"[ \t\r\n]+", text.strip())):
         candidate = f"{lines[-1]} {word}".strip()
         if _width(draw, candidate, font) <= width_px:
             lines[-1] = candidate
@@ -70,6 +74,10 @@ def _wrap(draw: ImageDraw, text: str, font: FreeTypeFont | ImageFont, width_px: 
                 lines.append("")
             lines[-1] += letter
     return lines
+
+
+def _fitted(lines: list[str], most: int) -> list[str]:
+    return lines if len(lines) <= most else [*lines[: most - 1], f"{lines[most - 1][:-1]}…"]
 
 
 def _width(draw: ImageDraw, text: str, font: FreeTypeFont | ImageFont) -> int:

@@ -99,7 +99,7 @@ def test_in_a_bare_python_one_line_says_how_to_get_the_dependencies() -> None:
         (("--style", "cartoon", "--set", "train.netwrok_dim=4"), 'did you mean "network_dim"?'),
         (("--style", "cartoon", "--epochs", "-1", "--dry-run"), "--epochs: input should be greater than or equal to 1"),
         (("--style", "cartoon", "--until", "trian", "--engine", "native"), "audit, preprocess, caption"),
-        (("inference", "--prompts", "a", "--loras", "anime:x"), "STYLE:WEIGHT"),
+        (("inference", "--prompts", "a", "--loras", ":x"), "expected STYLE:WEIGHT"),
     ],
 )
 def test_wrong_usage_is_code_2_and_one_line(argv: tuple[str, ...], said: str) -> None:

@@ -72,6 +72,18 @@ def test_nothing_is_written_over(lora: Path, capsys: pytest.CaptureFixture[str])
     assert "is the file to read" in err
 
 
+def test_convert_says_what_makes_a_true_copy_useless(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    living = lora_state()
+    lost = {name: tensor for name, tensor in living.items() if not name.endswith(".alpha")}
+    dead = {name: tensor * 0 if "lora_up" in name else tensor for name, tensor in living.items()}
+    for name, state, said in (("lost", lost, "metadata says alpha 2: it was lost"), ("dead", dead, "add nothing")):
+        file = save(state, tmp_path / f"{name}.safetensors", {"ss_network_alpha": "2.0"})
+        code, out, err = answer(capsys, "convert", file, "--to", "diffusers", "--no-verify", "--out", tmp_path / name)
+        assert code == 0, err
+        assert "  ! " in out
+        assert said in out
+
+
 def test_convert_as_json(lora: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = answer(capsys, "convert", lora, "--to", "diffusers", "--json")
     figures = json.loads(out)

@@ -212,6 +212,11 @@ def test_nothing_is_written_over(loras: Path, capsys: pytest.CaptureFixture[str]
         (["{a}:0.6", "missing.safetensors:0.4"], "missing.safetensors: no such file"),
         (["{a}:0.6", "sketchy:0.4"], "sketchy: neither a file nor a style with a run"),
         (["{a}", "{w}", "--method", "linear"], "there are: concat, weighted, svd, ties, dare"),
+        (["{a}", "{w}", "--method", "composite"], "that is a way of making images: inference --method composite"),
+        (
+            ["{a}:0.6@0-0.5", "{w}"],
+            "one weight for all steps is expected here; weights that change are for `inference`",
+        ),
         (["{a}", "{w}", "--rank", "8"], "--rank goes with svd, ties and dare"),
         (["{a}", "{w}", "--method", "svd", "--rank", "0"], "--rank 0: must be 1 to 1024"),
         (["{a}", "{w}", "--method", "svd", "--density", "0.5"], "--density goes with ties and dare"),
@@ -274,8 +279,30 @@ def test_conflicts_are_written_and_told(loras: Path, capsys: pytest.CaptureFixtu
     assert json.loads(out)["folder"].endswith("r/_conflicts/anime+watercolor")
 
 
-@pytest.mark.parametrize(("argv", "told"), [(["{a}"], "two or more"), (["{a}:0.5", "{w}"], "takes no weights")])
-def test_conflicts_needs_two_without_weights(
+def test_effects_are_compared_on_the_base_model(loras: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sources = [f"{loras / 'anime.safetensors'}:0.5", loras / "watercolor.safetensors"]
+    base = ("--functional", "--base-model", "random:tiny", "--size", "64")
+    code, out, _ = answer(capsys, "conflicts", *sources, *base, "--out", "found")
+    assert code == 0
+    assert "anime 0.5 – watercolor 1" in out
+    assert "! the base model is made of random numbers" in out
+    found = json.loads(Path("found/conflicts.json").read_text())["functional"]
+    assert (found["base"], found["base_random"]) == ("random:tiny", True)
+    (pair,) = found["pairs"]
+    assert pair["points"][0]["prompt"] == "anistyle, wcstyle, a portrait of a girl"
+    assert len(pair["points"]) == 10
+    assert pair["additivity"] == pytest.approx(sum(point["additivity"] for point in pair["points"]) / 10)
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["{a}"], "two or more"),
+        (["{a}:0.5", "{w}"], "compared without weights"),
+        (["{a}", "{w}", "--functional", "--size", "100"], "--size 100: must be a multiple of 8"),
+    ],
+)
+def test_conflicts_that_cannot_be_compared_are_refused(
     argv: list[str], told: str, loras: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = {"a": loras / "anime.safetensors", "w": loras / "watercolor.safetensors"}

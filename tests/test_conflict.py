@@ -134,6 +134,18 @@ def test_one_seed_is_told_from_conflict() -> None:
     assert "a sign of one training seed" in conflicts.warnings()[0]
 
 
+def test_one_seed_is_told_where_chance_leaves_little_room() -> None:
+    """A rank of two thirds of the width overlaps by as much whatever it is: at most a third is left above chance."""
+    first, other = adapter(1, rank=64), adapter(20, rank=64)
+    second = {name: Factors(first[name].down, other[name].up[:, :64], 4.0) for name in (MID, TEXT)}
+    conflicts = find_conflicts({"a": {MID: first[MID], TEXT: first[TEXT]}, "b": second})
+    assert only(conflicts).input_room == pytest.approx(1 / 3)
+    assert only(conflicts).input_overlap == pytest.approx(1 / 3)
+    assert "above chance of at most 0.33" in conflicts.warnings()[0]
+    unlike = find_conflicts({"a": {MID: first[MID]}, "b": {MID: other[MID]}})
+    assert not any("seed" in line for line in unlike.warnings())
+
+
 def test_crowded_outputs_are_named() -> None:
     second = {name: Factors(adapter(20)[name].down, adapter(1)[name].up, 4.0) for name in adapter(1)}
     assert "write into the same directions" in find_conflicts({"a": adapter(1), "b": second}).warnings()[0]

@@ -135,6 +135,23 @@ def te1() -> State:
     return {name.replace("lora_te_", "lora_te1_"): tensor for name, tensor in lora_state().items()}
 
 
+def one_lost() -> State:
+    return {
+        name: tensor
+        for name, tensor in lora_state().items()
+        if not name.startswith("lora_unet_mid_block_attentions_0_proj_in.")
+    }
+
+
+def exchanged() -> State:
+    names = {"lora_up": "lora_down", "lora_down": "lora_up"}
+    kinds = {name: next((kind for kind in names if kind in name), "") for name in lora_state()}
+    return {
+        name.replace(kinds[name], names[kinds[name]]) if kinds[name] else name: tensor
+        for name, tensor in lora_state().items()
+    }
+
+
 @pytest.mark.parametrize(
     ("state", "told", "what", "level", "says"),
     [
@@ -148,6 +165,8 @@ def te1() -> State:
         (
             lambda: lora_state(text_encoder=False), {"ss_text_encoder_lr": "0"}, "modules", "note", "UNet alone",
         ),
+        (one_lost, {}, "modules", "note", "UNet 191, text encoder 72: 1 of those that trainers write are missing: .*proj_in"),
+        (exchanged, {}, "shapes", "broken", "up and down do not multiply in 78 of 264 modules"),
         (lambda: lora_state(alpha=4.0), {}, "alpha", "broken", "4 in the tensors, 2 in the metadata"),
         (lambda: scaled(0, only="alpha"), {}, "alpha", "broken", "ComfyUI applies nothing"),
         (te1, {}, "layout", "note", "lora_te1_"),

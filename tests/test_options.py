@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from brushset.cli.inference import parse_mix, with_triggers
 from brushset.cli.options import Options, load_spec, spread_values
 from brushset.cli.sources import images_by_style, style_names
 from brushset.errors import UsageError
@@ -61,14 +60,3 @@ def test_a_wrong_option_is_named_as_typed() -> None:
 def test_options_before_the_subcommand_count_too() -> None:
     both = Options(seed=1).laid_over(Options(style=["anime"], seed=2))
     assert (both.style, both.seed) == (["anime"], 1)
-
-
-def test_a_mix_is_read_and_a_malformed_one_refused() -> None:
-    assert parse_mix(["anime:0.6", "cartoon"]) == (("anime", 0.6), ("cartoon", 1.0))
-    with pytest.raises(UsageError, match="STYLE:WEIGHT"):
-        parse_mix(["anime:much"])
-
-
-def test_missing_triggers_are_put_in_front_once() -> None:
-    assert with_triggers("a cat", ["anistyle", "wcstyle"]) == "anistyle, wcstyle, a cat"
-    assert with_triggers("anistyle, a cat", ["anistyle"]) == "anistyle, a cat"

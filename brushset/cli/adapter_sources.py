@@ -1,14 +1,18 @@
-"""`anime:0.6`, `A.safetensors:0.4`, `folder`: which adapters are meant, and how strong."""
+"""`anime:0.6`, `anime@6`, `A.safetensors:0.4`, `folder`: which adapters are meant, and how strong.
+
+What stands before the last colon is a style, one of its kept epochs, a file or a folder; what stands after it a weight.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from brushset.cli.inference import trained_style
+from brushset.cli.trained import TrainedStyle, trained_style
 from brushset.errors import BrushsetError, UsageError, VerificationFailed
 from brushset.files import shown
 from brushset.lora.adapter import WEIGHT_NAME, read_adapter
@@ -29,7 +33,7 @@ def read_parts(texts: Sequence[str], runs: RunsDir) -> list[Part]:
     """
     failures: list[BrushsetError] = []
     found = [each for text in texts if (each := _tried(partial(_find, text, runs), failures))]
-    names = _names([(source, path) for source, path, _ in found])
+    names = short_names([(source, path) for source, path, _ in found])
     adapters = [_tried(partial(read_adapter, path), failures) for _, path, _ in found]
     if failures:
         kind = VerificationFailed if all(isinstance(each, VerificationFailed) for each in failures) else UsageError
@@ -43,12 +47,27 @@ def read_parts(texts: Sequence[str], runs: RunsDir) -> list[Part]:
 
 def split_weight(text: str) -> tuple[str, Weight]:
     """`anime:0.6` → ("anime", 0.6); a name alone has weight 1. A drive's colon is none of ours."""
+    source, weight = split_source(text)
+    return source, Weight(1.0) if weight is None else parse_weight(weight, text)
+
+
+def split_source(text: str) -> tuple[str, str | None]:
+    """`anime:0.6` → ("anime", "0.6"); None where there is no weight. A drive's colon is none of ours."""
     source, colon, weight = text.rpartition(":")
     if not colon or re.match(r"[\\/]", weight) or Path(text).exists():
-        return text, Weight(1.0)
+        return text, None
     if not source:
         raise UsageError(f"{text}: no name before the colon; expected STYLE:WEIGHT or FILE:WEIGHT, such as anime:0.6")
-    return source, parse_weight(weight, text)
+    return source, weight
+
+
+@dataclass(frozen=True)
+class Located:
+    """A file or folder, and the style whose it is, where it was named by that."""
+
+    path: Path
+    style: TrainedStyle | None = None
+    epoch: int | None = None
 
 
 def _tried(read: Callable[[], T], failures: list[BrushsetError]) -> T | None:
@@ -62,27 +81,37 @@ def _tried(read: Callable[[], T], failures: list[BrushsetError]) -> T | None:
 
 def _find(text: str, runs: RunsDir) -> tuple[str, Path, Weight]:
     source, weight = split_weight(text)
-    return source, _locate(source, runs), weight
+    return source, locate(source, runs).path, weight
 
 
-def _locate(source: str, runs: RunsDir) -> Path:
-    """A style's newest trained file, or the path as it stands."""
-    path = Path(source)
-    if re.fullmatch(STYLE_NAME, source) and source in runs.styles():
-        style = trained_style(runs, source)
-        return style.run.root / style.trained.weights
+def locate(source: str, runs: RunsDir) -> Located:
+    """A style's newest trained file, that of one of its epochs (`anime@6`), or the path as it stands.
+
+    Raises:
+        UsageError: there is none.
+    """
+    path, known_styles = Path(source), runs.styles()
+    name, at, epoch = source.partition("@")
+    if name in known_styles and re.fullmatch(STYLE_NAME, name) and (not at or epoch.isdecimal()):
+        style = trained_style(runs, name)
+        number = int(epoch) if at else None
+        return Located(style.file(number), style, number)
     if path.exists():
-        return path
+        return Located(path)
+    if name in known_styles:
+        raise UsageError(
+            f"{source}: {epoch!r} is no epoch; {name}@6 is epoch 6; a part of the steps goes after the weight, as {name}:0.8@0-0.5"
+        )
     if path.suffix or path.name != source:
         raise UsageError(f"{source}: no such file")
-    known = ", ".join(runs.styles()) or "none"
+    known = ", ".join(known_styles) or "none"
     raise UsageError(
         f"{source}: neither a file nor a style with a run in {shown(runs.root)} (there are: {known}); "
-        f"fix: the path of a .safetensors file, or train it: orchestrate.py --style {source}"
+        f"fix: the path of a .safetensors file, or train it: orchestrate.py --style {name}"
     )
 
 
-def _names(sources: Sequence[tuple[str, Path]]) -> list[str]:
+def short_names(sources: Sequence[tuple[str, Path]]) -> list[str]:
     """Short names that differ: the style's or file's own; with its folder, then a number, where two have the same."""
     plain = [_short(source, path) for source, path in sources]
     folders = {

@@ -7,7 +7,7 @@ Each reads the file as it is and writes a new one; none changes what it was give
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -121,9 +121,21 @@ def convert_file(file: Path, to: str | None, writing: Writing, *, verify: bool, 
     if not adapter.alpha_stated:
         ranks = ", ".join(map(str, adapter.ranks))
         _say(f"  alpha: the file states none; taken as the rank ({ranks}), as diffusers does")
+        if (said := _trained_alpha(adapter.metadata)) and [said] != adapter.ranks:
+            _say(f"  ! its metadata says alpha {said:g}: it was lost on the way, so strength is not as trained")
+    if adapter.dead:
+        _say("  ! all modules add nothing: up or down is zero in each; equal, and without effect, in either form")
     _say(f"  {conversion.told()}")
     _say(f"{target}")
     _say(f"{report_path(target)}")
+
+
+def _trained_alpha(metadata: Mapping[str, str]) -> float:
+    """What the trainer says of alpha; 0 where it says nothing."""
+    try:
+        return float(metadata.get("ss_network_alpha", "0"))
+    except ValueError:
+        return 0.0
 
 
 def inspect(file: Path, chart: Path | None, *, as_json: bool) -> None:

@@ -7,12 +7,14 @@ import math
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from brushset.cli.adapter_sources import read_parts
+from brushset.cli.adapter_sources import read_parts, split_source
+from brushset.cli.additivity import functional_json, functional_lines, try_pairs
 from brushset.cli.guard import print_event, stdout
 from brushset.cli.options import Options
 from brushset.errors import UsageError
@@ -28,11 +30,29 @@ Out = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Folder for conflicts.json and conflicts.png; default: in --runs-dir."),
 ]
+Functional = Annotated[
+    bool,
+    typer.Option(
+        "--functional",
+        help="Also ask the base model (--base-model) what they do to each other: 50 UNet rows a pair, minutes on a CPU. "
+        "Weights may be given, as anime:0.6.",
+    ),
+]
+Size = Annotated[int, typer.Option(metavar="PX", help="With --functional: width and height; less is faster.")]
 JSON_NAME, PICTURE_NAME = "conflicts.json", "conflicts.png"
 _COLUMNS = ("cosine", "writes", "reads", "1st in 2nd", "2nd in 1st", "strength")
 
 
-def show_conflicts(options: Options, sources: Sequence[str], out: Path | None) -> None:
+@dataclass(frozen=True)
+class ConflictsAsk:
+    """What `conflicts` was told besides the adapters."""
+
+    out: Path | None = None
+    functional: bool = False
+    size_px: int = 512
+
+
+def show_conflicts(options: Options, sources: Sequence[str], ask: ConflictsAsk) -> None:
     """Compares every pair; writes the figures and a heat map.
 
     Raises:
@@ -44,19 +64,24 @@ def show_conflicts(options: Options, sources: Sequence[str], out: Path | None) -
     started = time.monotonic()
     runs = RunsDir(options.runs_dir.absolute())
     parts = read_parts(sources, runs)
-    _require_comparable(parts, sources)
-    folder = out or runs.root / "_conflicts" / "+".join(part.name.replace("/", "-") for part in parts)
+    _require_comparable(parts, sources, weighable=ask.functional)
+    folder = ask.out or runs.root / "_conflicts" / "+".join(part.name.replace("/", "-") for part in parts)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: is a file; fix: --out with a folder")
     conflicts = find_conflicts({part.name: part.adapter.factors for part in parts})
+    content, plain = conflicts_json(conflicts), [split_source(source)[0] for source in sources]
+    lines = conflict_lines(conflicts, plain)
+    if ask.functional:
+        findings = try_pairs(options, parts, sources, ask.size_px)
+        content["functional"] = functional_json(findings)
+        lines += functional_lines(findings)
     seconds = round(time.monotonic() - started, 1)
-    content = conflicts_json(conflicts)
     write_json(folder / JSON_NAME, content)
     draw_conflicts(conflicts.pairs, folder / PICTURE_NAME)
     if options.json:
         print_event("conflicts", {"folder": str(folder), "seconds": seconds, **content})
         return
-    for line in [*conflict_lines(conflicts, sources), f"{seconds:g} s; {shown(folder / JSON_NAME)}, {PICTURE_NAME}"]:
+    for line in [*lines, f"{seconds:g} s; {shown(folder / JSON_NAME)}, {PICTURE_NAME}"]:
         stdout.print(line, markup=False)
 
 
@@ -79,7 +104,7 @@ def conflict_lines(conflicts: Conflicts, sources: Sequence[str]) -> list[str]:
     weights = " ".join(_pasted(source, weights, apart=apart) for source, weights in proposed)
     return [
         *lines,
-        f"  orchestrate.py merge {weights}",
+        f"  orchestrate.py merge {weights}    or inference --loras with the same",
         "a prediction from the files alone, not yet held against images",
     ]
 
@@ -116,13 +141,18 @@ def _pasted(source: str, weights: Mapping[str, float], *, apart: bool) -> str:
     return shlex.quote(text)
 
 
-def _require_comparable(parts: Sequence[Part], sources: Sequence[str]) -> None:
+def _require_comparable(parts: Sequence[Part], sources: Sequence[str], *, weighable: bool) -> None:
     if len(parts) < 2:
         raise UsageError(f"conflicts: {len(parts)} adapter; two or more are compared, such as anime watercolor")
     weighted = [text for text, part in zip(sources, parts, strict=True) if part.weight.told() != "1"]
-    if weighted:
-        raise UsageError(f"conflicts: {', '.join(weighted)}: takes no weights, it proposes them; fix: names alone")
+    if weighted and not weighable:
+        raise UsageError(
+            f"conflicts: {', '.join(weighted)}: files are compared without weights, and weights proposed; fix: names "
+            "alone, or --functional, which tries these weights"
+        )
     widths = {part.name: part.adapter.architecture.name for part in parts}
     if len(set(widths.values())) > 1:
         listed = ", ".join(f"{name} {width}" for name, width in widths.items())
-        raise UsageError(f"conflicts: the adapters are for models of different widths ({listed})")
+        raise UsageError(
+            f"conflicts: the adapters are for models of different widths ({listed}); fix: compare those of one base"
+        )

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from brushset.cli import adapters, conflicts, kohya_files, merge
+from brushset.cli import export as packages
 from brushset.cli.options import Options, takes_options
 from brushset.kohya.import_style import ImportAsk
 
@@ -75,14 +76,23 @@ def merge_command(  # noqa: PLR0913, PLR0917  each is an option of its own
 
 @app.command("conflicts")
 @takes_options
-def conflicts_command(
+def conflicts_command(  # noqa: PLR0917  each is an option of its own
     options: Options,
     context: typer.Context,
     sources: conflicts.Sources,
     out: conflicts.Out = None,
+    functional: conflicts.Functional = False,
+    size: conflicts.Size = 512,
 ) -> None:
     """Predict which adapters get in each other's way, from the files alone; proposes weights. Warns, never fails."""
-    conflicts.show_conflicts(options.laid_over(context.obj), sources, out)
+    ask = conflicts.ConflictsAsk(out, functional, size)
+    conflicts.show_conflicts(options.laid_over(context.obj), sources, ask)
+
+
+@app.command("verify-export")
+def verify_export_command(context: typer.Context, folder: packages.Package, as_json: packages.AsJson = False) -> None:
+    """Read a package again as each UI does: what would not apply, or would mislead, is named; exit code 6."""
+    packages.verify_export(folder, as_json=as_json or context.obj.json)
 
 
 @app.command("validate")

@@ -72,6 +72,11 @@ class AdapterFile:
     def ranks(self) -> list[int]:
         return sorted({factor.rank for factor in self.factors.values()})
 
+    @property
+    def dead(self) -> bool:
+        """Whether it adds nothing: of each module up or down is all zero."""
+        return not any(factor.up.any() and factor.down.any() for factor in self.factors.values())
+
 
 def read_adapter(path: Path) -> AdapterFile:
     """Reads a LoRA file of any layout, or a folder that holds one.

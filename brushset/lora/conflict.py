@@ -30,16 +30,19 @@ ALL, UNET, TEXT = "all", "unet", "text"
 SAME, ALIKE, AGAINST, CROWDED, IMBALANCE = 0.999, 0.3, -0.1, 0.3, 2.0
 """Where a line is said about a pair. Independent random updates have |cosine| < 1e-3 and overlaps of chance; the limits
 are ours, not yet held against images."""
-_SEED_SIGN = 0.5  # reads overlap by more than this while writes hardly do: the same first values of `down`
+_SEED_SIGN = 0.5  # reads fill more than this of the room above chance, writes hardly: the same first values of `down`
 
 
 @dataclass(frozen=True)
 class Figures:
-    """A pair's numbers in one block, or in `all`, `unet` or `text`. Overlaps are less chance; `norms` as they are."""
+    """A pair's numbers in one block, or in `all`, `unet` or `text`. Overlaps are less chance; `input_room` is what the
+    input overlap would be if both read the same; `norms` as they are.
+    """
 
     cosine: float
     output_overlap: float
     input_overlap: float
+    input_room: float
     first_in_second: float
     second_in_first: float
     norms: tuple[float, float]
@@ -95,7 +98,7 @@ class _Sums:
     product: float = 0.0
     squares: list[float] = field(default_factory=lambda: [0.0, 0.0])
     within: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    overlaps: list[tuple[float, float]] = field(default_factory=list)
+    overlaps: list[tuple[float, float, float]] = field(default_factory=list)
 
 
 def find_conflicts(adapters: Mapping[str, Mapping[str, Factors]]) -> Conflicts:
@@ -161,7 +164,8 @@ def _add(sums: Sequence[_Sums], first: _Spaces | None, second: _Spaces | None) -
     writes, reads = first.left.T @ second.left, first.right @ second.right.T
     product = (first.core @ (writes * reads) @ second.core).item()
     within = (((writes.T * first.core) @ reads), ((writes * second.core) @ reads.T))
-    overlap = (_excess(writes, len(first.left)), _excess(reads, first.right.shape[1]))
+    width = first.right.shape[1]
+    overlap = (_excess(writes, len(first.left)), _excess(reads, width), 1 - max(reads.shape) / width)
     for each in sums:
         each.product += product
         each.within = [held + one.square().sum().item() for held, one in zip(each.within, within, strict=True)]
@@ -175,10 +179,10 @@ def _excess(between: torch.Tensor, width: int) -> float:
 
 def _figures(sums: _Sums) -> Figures:
     count = len(sums.overlaps)
-    writes, reads = (sum(each[side] for each in sums.overlaps) / count if count else 0.0 for side in (0, 1))
+    writes, reads, room = (sum(each[side] for each in sums.overlaps) / count if count else 0.0 for side in range(3))
     within = [held / whole if whole else 0.0 for held, whole in zip(sums.within, sums.squares, strict=True)]
     norms = (math.sqrt(sums.squares[0]), math.sqrt(sums.squares[1]))
-    return Figures(cosine(sums.product, *sums.squares), writes, reads, within[0], within[1], norms)
+    return Figures(cosine(sums.product, *sums.squares), writes, reads, room, within[0], within[1], norms)
 
 
 def _warnings(pair: Pair) -> Iterator[str]:
@@ -195,10 +199,10 @@ def _warnings(pair: Pair) -> Iterator[str]:
         yield f"{both} pull against each other (cosine {whole.cosine:.2f}): both get weaker"
     if AGAINST < whole.cosine < ALIKE and whole.output_overlap >= CROWDED:
         yield f"{both} write into the same directions (overlap {whole.output_overlap:.2f} above chance): they may blur"
-    elif whole.input_overlap >= _SEED_SIGN and whole.output_overlap < CROWDED:
+    elif whole.input_room and whole.input_overlap >= _SEED_SIGN * whole.input_room and whole.output_overlap < CROWDED:
         yield (
-            f"{both} read the same directions (overlap {whole.input_overlap:.2f} above chance), write others: "
-            "a sign of one training seed, not of conflict"
+            f"{both} read the same directions (overlap {whole.input_overlap:.2f} above chance of at most "
+            f"{whole.input_room:.2f}), write others: a sign of one training seed, not of conflict"
         )
     yield from _imbalance(pair)
     apart = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ from typing import Literal
 from brushset.bases.header import read_header
 from brushset.errors import BrushsetError
 from brushset.lora.inspection import Inspection, inspect_file
+from brushset.lora.keys import PREFIXES, expected_shapes
 from brushset.lora.kinds import some
 from brushset.lora.layouts import COUNTED, DIFFUSERS, KOHYA, OLD, PEFT, PROCESSORS
 
@@ -23,6 +24,7 @@ Level = Literal["ok", "note", "broken"]
 DEAD_RMS, WEAK_RMS, STRONG_RMS = 1e-5, 1e-4, 3e-2
 """How large the numbers of ΔW are, root mean square of the largest module. The model's own are 0.02 to 0.05; two real
 style LoRAs have 3e-4 to 5e-4; two steps of training leave 1e-5 to 4e-5. The bounds are ours."""
+_MOST_LOST = 0.1  # of a part; where more is missing, it was not trained
 _UI_FIX = "orchestrate.py convert FILE --to kohya"
 
 _OTHER_LAYOUTS: Mapping[str, tuple[Level, str]] = {  # measured in the UIs' own loaders, where a number stands
@@ -94,6 +96,11 @@ def _layout(facts: Inspection) -> list[Symptom]:
 
 def _values(facts: Inspection) -> list[Symptom]:
     modules = facts.modules
+    if odd := sorted(name for name, module in modules.items() if module.finite and not math.isfinite(module.rms)):
+        found = f"up and down do not multiply in {len(odd)} of {len(modules)} modules: {some(odd)}"
+        return [
+            Symptom("broken", "shapes", found, "get the file anew; whatever wrote it may have exchanged up and down")
+        ]
     if broken := sorted(name for name, module in modules.items() if not module.finite):
         found = f"NaN or infinity in {len(broken)} of {len(modules)} modules: {some(broken)}"
         fix = "train again with a lower rate or mixed_precision bf16; take an earlier epoch's file"
@@ -150,6 +157,13 @@ def _parts(facts: Inspection, *, text_encoder: bool) -> list[Symptom]:
     counts = facts.counts()
     told = ", ".join(f"{part} {count}" for part, count in counts.items())
     rate = _number(facts.metadata.get("ss_text_encoder_lr"))
+    if lost := _lost(facts.modules.keys()):
+        fix = "use the file that the trainer wrote, unless it was told to leave these out"
+        return [
+            Symptom(
+                "note", "modules", f"{told}: {len(lost)} of those that trainers write are missing: {some(lost)}", fix
+            )
+        ]
     if "text encoder" in counts or not text_encoder:
         return [Symptom("ok", "modules", told)]
     if rate:
@@ -157,6 +171,16 @@ def _parts(facts: Inspection, *, text_encoder: bool) -> list[Symptom]:
         return [Symptom("broken", "modules", found, "use the file that the trainer wrote")]
     fix = "train with [train] train_text_encoder = true if the trigger does nothing; --unet-only if this is meant"
     return [Symptom("note", "modules", f"{told}: UNet alone, so the trigger's meaning is as it was", fix)]
+
+
+def _lost(modules: Collection[str]) -> list[str]:
+    """Modules that are missing from a part of the model of which nearly all are there."""
+    names = sorted({key.partition(".")[0] for key in expected_shapes(1, text_encoder=True)})
+    parts = [[name for name in names if name.startswith(prefix)] for prefix in PREFIXES.values()]
+    missing = [[name for name in part if name not in modules] for part in parts]
+    return [
+        name for part, lost in zip(parts, missing, strict=True) for name in lost if len(lost) <= _MOST_LOST * len(part)
+    ]
 
 
 def _hash(facts: Inspection) -> list[Symptom]:
@@ -168,7 +192,7 @@ def _hash(facts: Inspection) -> list[Symptom]:
 
 def _model(file: Path, found: list[Symptom]) -> list[Symptom]:
     """Whether names and shapes are SD 1.5's: the model's tree tells, where nothing is broken before it."""
-    if any(symptom.level == "broken" and symptom.what in ("values", "alpha") for symptom in found):
+    if any(symptom.level == "broken" and symptom.what in ("values", "shapes", "alpha") for symptom in found):
         return []
     from brushset.lora.adapter import read_adapter
 

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from brushset.lora.lowrank import truncate_dense
+from brushset.lora.lowrank import squared_norm, truncate_dense
 from brushset.lora.merge.method import Merged, Term, Wanted, rank_of
 
 if TYPE_CHECKING:
@@ -25,16 +25,17 @@ def dare(terms: Sequence[Term], wanted: Wanted) -> Merged:
     """The sum of what was not dropped, cut to a rank."""
     dense = drop_and_sum(terms, DENSITY if wanted.density is None else wanted.density, wanted.seed)
     held, energy = truncate_dense(dense, rank_of(terms, wanted))
-    return Merged(held, dense.square().sum().item(), energy)
+    return Merged(held, squared_norm(dense), energy)
 
 
 def drop_and_sum(terms: Sequence[Term], density: float, seed: int) -> torch.Tensor:
-    """The paper's merged update of one module, [out, in]."""
+    """The paper's merged update of one module, [out, in], in float32."""
     import torch
 
-    total = torch.zeros(terms[0].update.left.shape[0], terms[0].update.right.shape[1], dtype=torch.float64)
+    total = torch.zeros(terms[0].update.left.shape[0], terms[0].update.right.shape[1])
     for term in terms:
-        total += term.weight / density * term.update.dense() * kept_mask(term.key, total.shape, density, seed)
+        kept = term.update.dense().mul_(kept_mask(term.key, total.shape, density, seed))
+        total.add_(kept, alpha=term.weight / density)
     return total
 
 

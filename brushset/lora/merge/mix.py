@@ -1,7 +1,7 @@
 """Adapters with weights to one set of factors, a module at a time, so that no more than one whole ΔW is in memory.
 
-Two rank-32 files of SD 1.5's 264 modules, one core: concat, weighted and svd take seconds; ties and dare a minute or
-two, since they need each whole ΔW and its Gram matrix's eigenvectors.
+Two rank-32 files of SD 1.5's 264 modules, one core: concat, weighted and svd take seconds; ties and dare half a minute,
+since they need each whole ΔW and its Gram matrix's leading eigenvectors.
 """
 
 from __future__ import annotations
@@ -110,10 +110,14 @@ def adapter_hash(adapter: AdapterFile) -> str:
 
 
 def _recipe_findings(recipe: Recipe) -> list[str]:
+    from brushset.lora import compose as composing
+
     wanted, findings = recipe.wanted, []
     method = METHODS.get(recipe.method)
     if method is None:
-        return [f"--method {recipe.method}: no such method; there are: {', '.join(METHODS)}"]
+        composes = recipe.method in composing.METHODS
+        hint = "; that is a way of making images: inference --method " + recipe.method if composes else ""
+        return [f"--method {recipe.method}: no such method; there are: {', '.join(METHODS)}{hint}"]
     if wanted.rank is not None and method.exact:
         findings.append(
             f"--rank goes with svd, ties and dare; {recipe.method} is exact and has the rank it needs; fix: --method svd"

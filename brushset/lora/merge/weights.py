@@ -7,6 +7,7 @@ the number for all. Block names are those of `inspect`.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -23,20 +24,33 @@ class Weight:
     """`parts`: "text", "unet", "up", "up 3" … → weight, where it is not `whole`."""
 
     whole: float
-    parts: Mapping[str, float] = field(default_factory=dict)
+    parts: Mapping[str, float] = field(default_factory=dict, hash=False)  # a dict has no hash; equality counts it
 
     def of(self, module: str) -> float:
         """The weight of a module, by its Kohya name."""
-        block = block_of(module)
-        side = block.split(" ", 1)[0]
-        model = "text" if side == "text" else "unet"
-        for key in (block, side, model):
-            if key in self.parts:
-                return self.parts[key]
-        return self.whole
+        return self._of_part(block_of(module))
 
     def times(self, factor: float) -> Weight:
         return Weight(self.whole * factor, {key: value * factor for key, value in self.parts.items()})
+
+    def towards(self, other: Weight, share: float) -> Weight:
+        """The weight that is `share` of the way to another, for every module."""
+
+        def between(one: float, end: float) -> float:
+            return one if one == end else one + share * (end - one)
+
+        keys = [*self.parts, *(key for key in other.parts if key not in self.parts)]
+        parts = {key: between(self._of_part(key), other._of_part(key)) for key in keys}
+        return Weight(between(self.whole, other.whole), parts)
+
+    def _of_part(self, part: str) -> float:
+        """Of a block, a side or a model: its own weight, or what is said of that which it is part of."""
+        side = part.split(" ", 1)[0]
+        model = "text" if side == "text" else "unet"
+        for key in (part, side, model):
+            if key in self.parts:
+                return self.parts[key]
+        return self.whole
 
     @property
     def nothing(self) -> bool:
@@ -95,6 +109,10 @@ def _number(text: str, source: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
+    if re.search(r"@|→|->|~", text):
+        raise UsageError(
+            f"{source}: one weight for all steps is expected here; weights that change are for `inference`"
+        )
     if not math.isfinite(value) or abs(value) > _MAX:
         raise UsageError(
             f"{source}: weight {text!r}: a number is expected, such as 0.6, of at most {_MAX:g} either way"

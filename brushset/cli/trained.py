@@ -1,0 +1,58 @@
+"""A style's newest trained run, and the LoRA files that it kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from brushset.errors import UsageError
+from brushset.files import shown
+from brushset.load import load_style
+from brushset.paths import RunPaths, RunsDir
+from brushset.pipeline import load_record
+from brushset.records import Trained
+from brushset.spec import StyleSpec
+
+
+@dataclass(frozen=True)
+class TrainedStyle:
+    """A style's newest trained run."""
+
+    run: RunPaths
+    spec: StyleSpec
+    trained: Trained
+
+    def epochs(self) -> dict[int, Path]:
+        """Epoch → its file, of those kept."""
+        kept = {checkpoint.epoch: self.run.root / checkpoint.path for checkpoint in self.trained.checkpoints}
+        last = self.trained.best_epoch or self.trained.epochs
+        return dict(sorted({**kept, last: self.run.root / self.trained.weights}.items()))
+
+    def file(self, epoch: int | None = None) -> Path:
+        """The LoRA file, or that of an epoch.
+
+        Raises:
+            UsageError: that epoch was not kept.
+        """
+        if epoch is None:
+            return self.run.root / self.trained.weights
+        kept = self.epochs()
+        if epoch not in kept:
+            there = ", ".join(map(str, kept))
+            raise UsageError(
+                f"{self.spec.name}@{epoch}: epoch {epoch} is not kept in {shown(self.run.root)}; there: {there}"
+            )
+        return kept[epoch]
+
+
+def trained_style(runs: RunsDir, name: str) -> TrainedStyle:
+    """The newest run of a style that has trained weights.
+
+    Raises:
+        UsageError: there is none.
+    """
+    newest = [run for run in (runs.latest(name), *reversed(runs.runs_of(name))) if run is not None]
+    for run in newest:
+        if record := load_record(run, "train"):
+            return TrainedStyle(run, load_style(run.spec), Trained.model_validate(record.data))
+    raise UsageError(f"{shown(runs.root / name)}: nothing is trained yet; fix: orchestrate.py --style {name}")
