@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from webui_export.comfyui import LoraUse, Sampling, api_workflow, chain_nodes, ui_workflow
+from webui_export.pictures import write_carrier
+from webui_export.verify.workflow import api_faults, carried, forms_agree, loras_of, prompt_of, ui_faults
+from webui_export.workflow import DEFAULT_CHECKPOINT, LoraUse, Sampling, api_workflow, chain_nodes, ui_workflow
 
 FACTS = Path(__file__).resolve().parents[2] / "shared" / "facts"
 LORAS = [
@@ -87,3 +91,54 @@ def test_links_are_consistent_for_any_number_of_loras(count: int):
 def test_three_loras_equal_the_worked_examples_to_the_letter(file: str, render: Any):
     found = json.loads(json.dumps(render(chain_nodes(LORAS, SAMPLING))))
     assert found == json.loads((FACTS / file).read_text())
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("clip_skip", [1, 2])
+def test_what_is_rendered_passes_our_schema_in_both_forms(count: int, clip_skip: int):
+    nodes = chain_nodes(LORAS[:count], replace(SAMPLING, clip_skip=clip_skip))
+    ui, api = ui_workflow(nodes), api_workflow(nodes)
+    assert list(ui_faults(ui)) == list(api_faults(api)) == []
+    assert forms_agree(ui, api)
+    assert loras_of(api) == [lora.file for lora in LORAS[:count]]
+    assert prompt_of(api) == SAMPLING.prompt
+
+
+def test_clip_is_skipped_behind_the_last_lora_and_feeds_both_prompts():
+    api = api_workflow(chain_nodes(LORAS[:2], replace(SAMPLING, clip_skip=2)))
+    assert (api["4"]["class_type"], api["4"]["inputs"]) == (
+        "CLIPSetLastLayer", {"clip": ["3", 1], "stop_at_clip_layer": -2},
+    )  # fmt: skip
+    assert [node["inputs"]["clip"] for node in api.values() if node["class_type"] == "CLIPTextEncode"] == [["4", 0]] * 2
+    sampler = next(node["inputs"] for node in api.values() if node["class_type"] == "KSampler")
+    assert sampler["model"] == ["3", 0]
+
+
+def test_the_usual_checkpoint_is_offered_for_download_and_no_other():
+    def models(name: str) -> object:
+        return ui_workflow(chain_nodes([], replace(SAMPLING, checkpoint=name)))["nodes"][0]["properties"].get("models")
+
+    assert models("mine.safetensors") is None
+    assert [model["name"] for model in models(DEFAULT_CHECKPOINT)] == [DEFAULT_CHECKPOINT]
+
+
+@pytest.mark.skipif(not FACTS.is_dir(), reason="the worked examples lie beside the project, and are not there")
+def test_the_worked_examples_pass_our_schema():
+    ui, api = (json.loads((FACTS / file).read_text()) for file in ("comfyui_3_loras.json", "comfyui_3_loras.api.json"))
+    assert list(ui_faults(ui)) == list(api_faults(api)) == []
+    assert forms_agree(ui, api)
+
+
+def test_a_picture_carries_both_forms_where_saveimage_puts_them(tmp_path: Path):
+    picture = tmp_path / "in.png"
+    Image.new("L", (64, 96), 7).save(picture)
+    nodes = chain_nodes(LORAS, replace(SAMPLING, prompt="Ätherisch, 猫"))
+    write_carrier(picture, tmp_path / "out.png", ui_workflow(nodes), api_workflow(nodes))
+    with Image.open(tmp_path / "out.png") as image:
+        image.load()
+        assert {name for name in image.info if isinstance(image.info[name], str)} == {"workflow", "prompt"}
+    raw = (tmp_path / "out.png").read_bytes()
+    assert raw.count(b"tEXtworkflow\0") == raw.count(b"tEXtprompt\0") == 1
+    assert carried(tmp_path / "out.png") == (
+        json.loads(json.dumps(ui_workflow(nodes))), json.loads(json.dumps(api_workflow(nodes))),
+    )  # fmt: skip

@@ -61,8 +61,8 @@ def check_run(run: Path, style: str) -> None:
     assert len(keys(run / f"weights/{style}.safetensors")) == 792
     scores = json.loads((run / "eval/scores.json").read_text())
     assert scores["meaningful"] is False
-    for package in ("a1111", "comfyui"):
-        assert (run / "export" / package / f"{style}.safetensors").is_file()
+    for folder in ("a1111/models/Lora", "comfyui/models/loras"):
+        assert (run / "export" / folder / f"{style}.safetensors").is_file()
     page = (run / "report.html").read_text()
     assert "proves only that the machinery works" in page
     assert (run / "adapter/pytorch_lora_weights.safetensors").is_file()

@@ -1,39 +1,74 @@
-"""What AUTOMATIC1111 and Forge take: the LoRA, a card's settings and a card's picture. SwarmUI reads the same three.
+"""What AUTOMATIC1111, Forge and SwarmUI take: the LoRA, a card's settings and a card's picture, the same three for all.
 
 The card's click inserts `<lora:NAME:weight> activation text`. A .txt beside the file would become its description, so
-there is none.
+there is none, and no file of ours is called `<stem>.json` but the card's.
 """
 
 from __future__ import annotations
 
-from brushset.files import write_json
-from brushset.protocols import ExportJob
+from functools import partial
+from pathlib import Path
+
+from brushset.files import link_or_copy, list_files, write_json
+from brushset.protocols import Exporter, ExportJob
 from brushset.records import Package
-from webui_export.lora_file import base_name, describe, lora_stem, write_lora, write_preview
+from webui_export.header import base_name, describe
+from webui_export.pictures import write_preview
+
+FOLDERS = {"a1111": "models/Lora", "forge": "models/Lora", "swarmui": "Models/Lora"}
+_NAMES = {"a1111": "AUTOMATIC1111", "forge": "Forge", "swarmui": "SwarmUI"}
 
 
-def export_a1111(job: ExportJob) -> Package:
+def card_exporter(target: str) -> Exporter:
+    """The exporter of one of FOLDERS."""
+    return partial(_export, target)
+
+
+def _export(target: str, job: ExportJob) -> Package:
     """Writes `<stem>.safetensors`, `<stem>.json` and `<stem>.preview.png`."""
-    stem = lora_stem(job)
-    sidecar = job.folder / f"{stem}.json"
-    write_json(sidecar, card_settings(job))
-    written = [write_lora(job), sidecar, write_preview(job)]
-    return Package(
-        target="a1111",
-        folder=job.folder.name,
-        files=tuple(path.name for path in written if path),
-        install=f"copy all into models/Lora of AUTOMATIC1111 or Forge, then prompt <lora:{stem}:{job.spec.export.weight:g}> {job.spec.trigger}",
-    )
+    stem, folder = job.lora.stem, job.folder / FOLDERS[target]
+    link_or_copy(job.lora, folder / job.lora.name)
+    write_json(folder / f"{stem}.json", card_settings(job))
+    if job.preview:
+        write_preview(job.preview, folder / f"{stem}.preview.png")
+    call = f"click its card, or write {job.spec.trigger} and choose it under LoRAs, weight {job.spec.export.weight:g}"
+    if target != "swarmui":
+        call = f"refresh the Lora tab, then prompt {prompt_call(job)}"
+    top = FOLDERS[target].partition("/")[0]
+    return package_of(target, job.folder, f"copy {top}/ over that of {_NAMES[target]}; {call}")
 
 
 def card_settings(job: ExportJob) -> dict[str, str | float]:
-    """The sidecar's keys; "preferred weight" is a number, 0 would switch it off."""
-    export = job.spec.export
+    """The card's keys; "preferred weight" is a number, 0 would switch it off."""
     return {
         "description": describe(job),
         "sd version": "SD1",
         "activation text": job.spec.trigger,
-        "preferred weight": export.weight,
-        "negative text": export.negative_prompt,
-        "notes": f"{job.trained.steps} steps on {base_name(job.spec.base.model)} by {job.trained.engine}; run {job.run.run_id}",
+        "preferred weight": job.spec.export.weight,
+        "negative text": job.spec.export.negative_prompt,
+        "notes": card_notes(job),
     }
+
+
+def card_notes(job: ExportJob) -> str:
+    """How it was made, and how it goes with others."""
+    spec = job.spec
+    lines = [f"{job.trained.steps} steps on {base_name(spec.base.model)} by {job.trained.engine}."]
+    if spec.train.clip_skip > 1:
+        lines.append(f"Clip skip {spec.train.clip_skip}.")
+    for mix in job.mixes:
+        calls = " ".join(f"<lora:{part.style}:{part.weight:g}>" for part in mix.parts)
+        others = ", ".join(part.style for part in mix.parts[1:])
+        lines.append(f"With {others}: {calls} {', '.join(part.trigger for part in mix.parts)}")
+    return "\n".join(lines)
+
+
+def prompt_call(job: ExportJob) -> str:
+    """What calls the LoRA in a prompt of A1111 or Forge."""
+    return f"<lora:{job.lora.stem}:{job.spec.export.weight:g}> {job.spec.trigger}"
+
+
+def package_of(target: str, folder: Path, install: str) -> Package:
+    """The record of what was written."""
+    files = tuple(path.relative_to(folder).as_posix() for path in list_files(folder))
+    return Package(target=target, folder=folder.name, files=files, install=install)

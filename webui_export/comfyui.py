@@ -1,217 +1,70 @@
-"""What ComfyUI takes: the LoRA, its picture, and a workflow that uses it, in the form for people and in the API's.
+"""What ComfyUI takes: the LoRAs with a picture, and workflows that use them, for this style and for every mix.
 
-Both forms of a workflow are rendered from one list of nodes, so that they cannot differ. Every LoraLoader takes model
-and clip from the one before; both prompts take clip from the last, the sampler its model from the last.
+`models/` and `user/` are laid out as ComfyUI's own folder is: what lies in user/default/workflows stands in its sidebar.
+A picture of `drag_in/` opens its workflow where it is dropped on the canvas; `api/` is for POST /prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import PureWindowsPath
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path, PureWindowsPath
 
-from brushset.files import write_json
-from brushset.protocols import ExportJob
+from brushset.files import link_or_copy, write_json
+from brushset.protocols import ExportJob, RecommendedMix
 from brushset.records import Package
-from webui_export.lora_file import lora_stem, write_lora, write_preview
-
-# The file that ComfyUI's own templates name for SD 1.5.
-DEFAULT_CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
-_COLUMN_PX = 350
-
-
-@dataclass(frozen=True)
-class LoraUse:
-    """One LoraLoader."""
-
-    title: str
-    file: str
-    strength: float
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Everything in a workflow that is not a LoRA."""
-
-    checkpoint: str
-    prompt: str
-    negative_prompt: str
-    width: int = 512
-    height: int = 512
-    seed: int = 1
-    steps: int = 25
-    guidance: float = 7.0
-    sampler: str = "dpmpp_2m"
-    scheduler: str = "karras"
-    filename_prefix: str = "lora"
-
-
-@dataclass(frozen=True)
-class Node:
-    """One node of both forms. `links` names, by input, the node, slot and type that feeds it; `widgets` are its own
-    values in the UI's order; `hidden` are widgets that only the UI has, after the widget of the same key.
-    """
-
-    kind: str
-    title: str
-    widgets: Mapping[str, Any]
-    links: Mapping[str, tuple[int, int, str]] = field(default_factory=dict)
-    outputs: tuple[str, ...] = ()
-    hidden: Mapping[str, Any] = field(default_factory=dict)
-    at: tuple[int, int] = (0, 0)
-    size: tuple[int, int] = (315, 106)
+from webui_export.a1111 import package_of
+from webui_export.names import mix_stem
+from webui_export.pictures import write_carrier, write_preview
+from webui_export.verify.comfy_package import API, API_SUFFIX, LORAS, PICTURES, WORKFLOWS
+from webui_export.workflow import DEFAULT_CHECKPOINT, LoraUse, Sampling, api_workflow, chain_nodes, ui_workflow
 
 
 def export_comfyui(job: ExportJob) -> Package:
-    """Writes `<stem>.safetensors`, `<stem>.preview.png`, `<stem>.workflow.json` and `<stem>.workflow.api.json`."""
-    stem = lora_stem(job)
-    nodes = chain_nodes([LoraUse(stem, f"{stem}.safetensors", job.spec.export.weight)], sampling_of(job))
-    for_people, for_api = job.folder / f"{stem}.workflow.json", job.folder / f"{stem}.workflow.api.json"
-    write_json(for_people, ui_workflow(nodes))
-    write_json(for_api, api_workflow(nodes))
-    written = [write_lora(job), write_preview(job), for_people, for_api]
-    return Package(
-        target="comfyui",
-        folder=job.folder.name,
-        files=tuple(path.name for path in written if path),
-        install=f"copy {stem}.safetensors and its preview into ComfyUI/models/loras, then drop {stem}.workflow.json on the canvas",
-    )
+    """Writes the LoRAs of the style and its mixes, and for each of them the workflow in three forms."""
+    for lora in (job.lora, *(part.lora for mix in job.mixes for part in mix.parts)):
+        link_or_copy(lora, job.folder / LORAS / lora.name)
+    if job.preview:
+        write_preview(job.preview, job.folder / LORAS / f"{job.lora.stem}.preview.png")
+    alone = LoraUse(job.lora.stem, job.lora.name, job.spec.export.weight)
+    _write_workflow(job, job.lora.stem, ([alone], [job.spec.trigger]), job.preview)
+    for mix in job.mixes:
+        _write_workflow(job, mix_stem([part.style for part in mix.parts]), _uses(mix), mix.preview)
+    install = f"copy models/ and user/ over those of ComfyUI, then open {job.lora.stem} under Workflows"
+    return package_of("comfyui", job.folder, install)
 
 
-def sampling_of(job: ExportJob) -> Sampling:
-    """The workflow's settings: those of the evaluation's grid, with the trigger in front of its first prompt."""
+def sampling_of(job: ExportJob, triggers: Sequence[str]) -> Sampling:
+    """The workflow's settings: those of the evaluation's grid, with the triggers in front of its first prompt."""
     spec, settings = job.spec, job.spec.evaluate
     model = PureWindowsPath(spec.base.model)  # takes both kinds of slashes
     return Sampling(
         checkpoint=model.name if model.suffix == ".safetensors" else DEFAULT_CHECKPOINT,
-        prompt=", ".join([spec.trigger, *settings.prompts[:1]]),
+        prompt=", ".join([*dict.fromkeys(triggers), *settings.prompts[:1]]),
         negative_prompt=spec.export.negative_prompt,
         width=settings.width,
         height=settings.height,
         seed=settings.seeds[0] if settings.seeds else 1,
         steps=settings.steps,
         guidance=settings.guidance,
+        clip_skip=spec.train.clip_skip,
         filename_prefix=spec.name,
     )
 
 
-def chain_nodes(loras: Sequence[LoraUse], sampling: Sampling) -> dict[int, Node]:
-    """The nodes of a workflow with the LoRAs in a chain, by id from 1, in the order in which they run."""
-    loader = Node(
-        "CheckpointLoaderSimple", "Load Checkpoint", {"ckpt_name": sampling.checkpoint},
-        outputs=("MODEL", "CLIP", "VAE"), at=(20, 300), size=(315, 98),
-    )  # fmt: skip
-    chain = [
-        Node(
-            "LoraLoader", lora.title,
-            {"lora_name": lora.file, "strength_model": lora.strength, "strength_clip": lora.strength},
-            links={"model": (index, 0, "MODEL"), "clip": (index, 1, "CLIP")}, outputs=("MODEL", "CLIP"),
-            at=(20 + index * _COLUMN_PX, 300), size=(315, 126),
-        )
-        for index, lora in enumerate(loras, start=1)
-    ]  # fmt: skip
-    nodes = [loader, *chain, *_sampling_nodes(last=1 + len(chain), sampling=sampling)]
-    return dict(enumerate(nodes, start=1))
+def _uses(mix: RecommendedMix) -> tuple[list[LoraUse], list[str]]:
+    uses = [LoraUse(part.style, part.lora.name, part.weight) for part in mix.parts]
+    return uses, [part.trigger for part in mix.parts]
 
 
-def api_workflow(nodes: Mapping[int, Node]) -> dict[str, Any]:
-    """The form that POST /prompt takes: by id, each input either a value or [node, slot]."""
-    return {
-        str(number): {
-            "inputs": {
-                **{name: [str(source), slot] for name, (source, slot, _) in node.links.items()},
-                **node.widgets,
-            },
-            "class_type": node.kind,
-            "_meta": {"title": node.title},
-        }
-        for number, node in nodes.items()
-    }
-
-
-def ui_workflow(nodes: Mapping[int, Node]) -> dict[str, Any]:
-    """The form that the canvas opens (version 0.4): nodes with places, and numbered links between slots."""
-    links: list[list[Any]] = []
-    for number, node in nodes.items():
-        for slot, (source, source_slot, kind) in enumerate(node.links.values()):
-            links.append([len(links) + 1, source, source_slot, number, slot, kind])
-    return {
-        "last_node_id": max(nodes),
-        "last_link_id": len(links),
-        "nodes": [_ui_node(number, node, links) for number, node in nodes.items()],
-        "links": links,
-        "groups": [],
-        "config": {},
-        "extra": {},
-        "version": 0.4,
-    }
-
-
-def _sampling_nodes(last: int, sampling: Sampling) -> list[Node]:
-    """What follows the last loader: two prompts, a latent, the sampler, the decoder, the file."""
-    left = 20 + last * _COLUMN_PX
-    positive, negative, latent, sampler, decoder = range(last + 1, last + 6)
-    prompts = [
-        Node(
-            "CLIPTextEncode", title, {"text": text},
-            links={"clip": (last, 1, "CLIP")}, outputs=("CONDITIONING",), at=(left, top), size=(420, 160),
-        )
-        for title, text, top in (("Positive", sampling.prompt, 180), ("Negative", sampling.negative_prompt, 400))
-    ]  # fmt: skip
-    empty = Node(
-        "EmptyLatentImage", "Empty Latent Image",
-        {"width": sampling.width, "height": sampling.height, "batch_size": 1}, outputs=("LATENT",), at=(left, 620),
-    )  # fmt: skip
-    sample = Node(
-        "KSampler", "KSampler",
-        {
-            "seed": sampling.seed, "steps": sampling.steps, "cfg": sampling.guidance,
-            "sampler_name": sampling.sampler, "scheduler": sampling.scheduler, "denoise": 1.0,
-        },
-        links={
-            "model": (last, 0, "MODEL"), "positive": (positive, 0, "CONDITIONING"),
-            "negative": (negative, 0, "CONDITIONING"), "latent_image": (latent, 0, "LATENT"),
-        },
-        # The UI keeps a seventh widget behind the seed, "control_after_generate"; the API has no such input.
-        outputs=("LATENT",), hidden={"seed": "fixed"}, at=(left + 460, 180), size=(315, 262),
-    )  # fmt: skip
-    decode = Node(
-        "VAEDecode", "VAE Decode", {}, links={"samples": (sampler, 0, "LATENT"), "vae": (1, 2, "VAE")},
-        outputs=("IMAGE",), at=(left + 810, 180), size=(210, 46),
-    )  # fmt: skip
-    save = Node(
-        "SaveImage", "Save Image", {"filename_prefix": sampling.filename_prefix},
-        links={"images": (decoder, 0, "IMAGE")}, at=(left + 1050, 180), size=(315, 270),
-    )  # fmt: skip
-    return [*prompts, empty, sample, decode, save]
-
-
-def _ui_node(number: int, node: Node, links: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    incoming = {link[4]: link[0] for link in links if link[3] == number}
-    widgets = [[value, *([node.hidden[key]] if key in node.hidden else [])] for key, value in node.widgets.items()]
-    return {
-        "id": number,
-        "type": node.kind,
-        "pos": list(node.at),
-        "size": list(node.size),
-        "flags": {},
-        "order": number - 1,
-        "mode": 0,
-        "inputs": [
-            {"name": name, "type": kind, "link": incoming[slot]}
-            for slot, (name, (_, _, kind)) in enumerate(node.links.items())
-        ],
-        "outputs": [
-            {
-                "name": kind,
-                "type": kind,
-                "links": [link[0] for link in links if link[1] == number and link[2] == slot],
-                "slot_index": slot,
-            }
-            for slot, kind in enumerate(node.outputs)
-        ],
-        "title": node.title,
-        "properties": {"Node name for S&R": node.kind, "cnr_id": "comfy-core"},
-        "widgets_values": [value for pair in widgets for value in pair],
-    }
+def _write_workflow(
+    job: ExportJob, stem: str, used: tuple[Sequence[LoraUse], Sequence[str]], picture: Path | None
+) -> None:
+    loras, triggers = used
+    nodes = chain_nodes(loras, sampling_of(job, triggers))
+    ui, api = ui_workflow(nodes), api_workflow(nodes)
+    write_json(job.folder / WORKFLOWS / f"{stem}.json", ui)
+    write_json(job.folder / API / f"{stem}{API_SUFFIX}", api)
+    if picture:
+        target = job.folder / PICTURES / f"{stem}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_carrier(picture, target, ui, api)

@@ -27,6 +27,7 @@ class Partner:
     trigger: str
     weights: Path
     sha256: str
+    run: RunPaths
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def partner_digests(spec: StyleSpec, run: RunPaths) -> list[list[str]]:
 
 
 def _partner(style: str, run: RunPaths, trained: Trained) -> Partner:
-    return Partner(style, load_style(run.spec).trigger, run.root / trained.weights, trained.weights_sha256)
+    return Partner(style, load_style(run.spec).trigger, run.root / trained.weights, trained.weights_sha256, run)
 
 
 def _trained(run: RunPaths) -> Trained | None:
