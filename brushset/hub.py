@@ -6,7 +6,9 @@ which took a minute without a network; a snapshot asks once, and fails within a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 TIMEOUT_S = 15.0
@@ -37,3 +39,21 @@ def fetch_repository(model: str, patterns: Sequence[str], *, revision: str | Non
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise NotToBeHad(f"{model}: {error}") from error
     return Path(folder)
+
+
+@contextmanager
+def cache_only() -> Iterator[None]:
+    """Within it nothing is fetched: what is not in the cache is not to be had."""
+    from huggingface_hub import constants
+
+    before, said = constants.HF_HUB_OFFLINE, os.environ.get("HF_HUB_OFFLINE")
+    constants.HF_HUB_OFFLINE = True
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+        if said is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = said

@@ -119,18 +119,6 @@ class Captioner(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class GridImages:
-    """What a metric sees: generated images of one cell with their prompts, and images of the style: `references`, which
-    the adapter was trained on, and `held_out`, which it has never seen.
-    """
-
-    images: Sequence[Image]
-    prompts: Sequence[str]
-    references: Sequence[Image]
-    held_out: Sequence[Image] = ()
-
-
 class Embedder(Protocol):
     """An image and text encoder. `id` names model, weights and preprocessing; `meaningful` is false for made-up weights."""
 

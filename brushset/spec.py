@@ -208,7 +208,8 @@ class TrainSection(Section):
         "not measured yet: bench/train.py --compile does",
     )
     pack: bool = Field(
-        True, description="native: styles of one command are trained in one pass, since three cost little more than one; false: by itself"
+        True,
+        description="native: styles of one command are trained in one pass, since three cost little more than one; false: by itself",
     )
     validate_every_n_epochs: int = Field(0, ge=0, description="loss on the held-out images; 0 is never")
     early_stop_patience: int = Field(
@@ -270,7 +271,9 @@ class EvaluateSection(Section):
         description="KD, memorisation, Vendi: HF id, folder or random; the encoder of arXiv 2306.04675, nearest to people",
     )
     inception: str = Field("inception-v3-compat", description="FID's features: torch-fidelity's Inception, or random")
-    lpips_model: str = Field("alexnet", description="LPIPS' network: torchvision's AlexNet, which its authors advise; or random")
+    lpips_model: str = Field(
+        "alexnet", description="LPIPS' network: torchvision's AlexNet, which its authors advise; or random"
+    )
 
 
 class ExportSection(Section):

@@ -1,32 +1,47 @@
-"""What a metric is here: a function of one cell's images and of a feature extractor, with what a reader must know.
+"""What a metric is here: arithmetic on vectors, giving a number with its interval, or the reason why there is none.
 
 A metric that cannot be measured says why (`NotMeasured`); it never becomes zero and never disappears.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
-from brushset.protocols import GridImages
+if TYPE_CHECKING:
+    from eval.layout import Layout
+    from eval.seen import Seen
 
-ExtractorName = Literal["clip", "inception"]
+ExtractorName = Literal["clip", "csd", "dinov2", "inception", "lpips", "dhash"]
 
 
 class NotMeasured(Exception):
     """There is no number, for the reason given."""
 
 
-class Extractor(Protocol):
-    """A network that metrics look through. `note` says how it was had, where that limits what its numbers mean."""
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % interval, and how it was made; without bounds where `method` says "none", and why."""
 
-    @property
-    def id(self) -> str: ...
-    @property
-    def meaningful(self) -> bool: ...
-    @property
-    def note(self) -> str: ...
+    low: float | None
+    high: float | None
+    method: str
+
+    @classmethod
+    def none(cls, why: str) -> Interval:
+        """No interval."""
+        return cls(None, None, f"none: {why}")
+
+    def mapped(self, change: Callable[[float], float]) -> Interval:
+        """With both bounds changed by a rising function."""
+        if self.low is None or self.high is None:
+            return self
+        return Interval(change(self.low), change(self.high), self.method)
+
+    def within(self, least: float, most: float) -> Interval:
+        """Cut to what the number can be."""
+        return self.mapped(lambda bound: min(max(bound, least), most))
 
 
 @dataclass(frozen=True)
@@ -35,16 +50,18 @@ class Measurement:
 
     value: float
     n: int
+    interval: Interval
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One row of the table. `compares` says whether it needs references: then it has a floor, that of the references
-    held against themselves.
+    """One row of the table. `subjects` names what it is measured of: cells, or groups of cells. `style` marks the measures
+    of style, which an encoder that cannot tell styles apart does not give. `higher_is_better` None: neither way.
     """
 
-    measure: Callable[[GridImages, Any], Measurement]
+    measure: Callable[[Seen, str], Measurement]
     extractor: ExtractorName
-    higher_is_better: bool
-    compares: bool
+    higher_is_better: bool | None
+    subjects: Callable[[Layout], Sequence[str]]
+    style: bool = False

@@ -1,65 +1,108 @@
-"""From images to scores: every metric on every cell, with what each number is worth."""
+"""From what extractors see to scores: every metric of the table, with what each number is worth."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from brushset.protocols import Emit, GridImages
+import numpy as np
+
+from brushset.protocols import Emit
 from brushset.records import Score
-from brushset.spec import StyleSpec
-from eval import METRICS
-from eval.features import MADE_UP, load_clip, load_inception
-from eval.metric import Extractor, NotMeasured
-
-FLOOR_CELL = "references against one another"
-
-
-def load_extractors(spec: StyleSpec) -> dict[str, Extractor]:
-    """The networks that the metrics look through, by the name that METRICS uses; made up for a smoke run."""
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    clip = MADE_UP if spec.smoke else spec.evaluate.clip_model
-    inception = MADE_UP if spec.smoke else spec.evaluate.inception
-    return {"clip": load_clip(clip, device=device), "inception": load_inception(inception, device=device)}
+from eval.embedder import Identity
+from eval.layout import Layout
+from eval.look import Extractor, Missing
+from eval.metric import ExtractorName, Measurement, NotMeasured
+from eval.seen import Seen
+from eval.style_classes import LEAST_AUC
+from eval.table import METRICS, STYLE_ENCODERS
 
 
-def score_grids(
-    grids: Iterable[tuple[str, GridImages]], extractors: Mapping[str, Extractor], emit: Emit, *, total: int
+def score_grid(
+    layout: Layout, seen: Mapping[ExtractorName, Seen], extractors: Mapping[ExtractorName, Extractor], emit: Emit
 ) -> list[Score]:
-    """Every metric on each of `total` grids; on the references' own, only those metrics that compare."""
-    scores = []
-    for index, (cell, grid) in enumerate(grids):
-        names = [name for name, metric in METRICS.items() if metric.compares or cell != FLOOR_CELL]
-        emit("progress", what="scores", done=index, total=total)
-        for name in names:
-            scores.append(score_cell(name, cell, grid, extractors))
-            if scores[-1].value is None:
-                emit("warning", text=f"{name} of {cell}: {scores[-1].note}")
-    emit("progress", what="scores", done=total, total=total)
-    return scores
+    """Every metric of everything it is measured of. An encoder that cannot tell styles apart gives no score of style."""
+    scores = {f"style_auc_{name}": _scores_of(f"style_auc_{name}", layout, seen, extractors) for name in STYLE_ENCODERS}
+    unfit = {name: reason for name in STYLE_ENCODERS if (reason := _why_unfit(scores[f"style_auc_{name}"][0]))}
+    for done, (name, metric) in enumerate(METRICS.items()):
+        emit("progress", what="scores", done=done, total=len(METRICS))
+        if name in scores:
+            continue
+        reason = unfit.get(metric.extractor, "") if metric.style else ""
+        scores[name] = _scores_of(name, layout, seen, extractors, reason=reason)
+    emit("progress", what="scores", done=len(METRICS), total=len(METRICS))
+    found = [score for name in METRICS for score in scores[name]]
+    _tell(found, extractors, emit)
+    return found
 
 
-def score_cell(name: str, cell: str, grid: GridImages, extractors: Mapping[str, Extractor]) -> Score:
-    """One metric on one grid; where it cannot be measured the value is None and the note says why."""
-    metric = METRICS[name]
-    extractor = extractors[metric.extractor]
-    value, n, note = None, len(grid.images), ""
-    try:
-        result = metric.measure(grid, extractor)
-        value, n, note = result.value, result.n, result.note
-    except (NotMeasured, RuntimeError) as error:  # torch: full memory and failed decompositions are RuntimeErrors
-        note = f"not measured: {str(error).splitlines()[0]}"
-    if value is not None and not math.isfinite(value):
-        value, note = None, f"not measured: it came out as {value}"
-    return Score(
+def score_cell(name: str, cell: str, seen: Seen | None, identity: Identity, *, reason: str = "") -> Score:
+    """One metric of one cell; where it cannot be measured, or must not for `reason`, the value is None and the note says so."""
+    found = _measure(name, cell, seen, reason or identity.note or "its weights are not there", skip=bool(reason))
+    score = Score(
         metric=name,
         cell=cell,
-        value=value,
-        n=n,
-        higher_is_better=metric.higher_is_better,
-        extractor=extractor.id,
-        meaningful=extractor.meaningful,
-        note=note,
+        value=None,
+        n=0,
+        higher_is_better=METRICS[name].higher_is_better,
+        extractor=identity.id,
+        meaningful=False,
+        weights_sha256=identity.sha256,
     )
+    if isinstance(found, str):
+        return score.model_copy(update={"note": f"not measured: {found}"})
+    return score.model_copy(
+        update={
+            "value": found.value,
+            "n": found.n,
+            "meaningful": identity.meaningful,
+            "note": found.note,
+            "low": found.interval.low,
+            "high": found.interval.high,
+            "interval": found.interval.method,
+        }
+    )
+
+
+def _measure(name: str, cell: str, seen: Seen | None, without: str, *, skip: bool) -> Measurement | str:
+    """The measurement, or why there is none."""
+    if seen is None or skip:
+        return without
+    try:
+        found = METRICS[name].measure(seen, cell)
+    except (NotMeasured, RuntimeError, np.linalg.LinAlgError) as error:  # torch: full memory is a RuntimeError
+        return str(error).splitlines()[0]
+    return found if math.isfinite(found.value) else f"it came out as {found.value}"
+
+
+def _scores_of(
+    name: str, layout: Layout, seen: Mapping[ExtractorName, Seen], extractors: Mapping[ExtractorName, Extractor],
+    *, reason: str = "",
+) -> list[Score]:  # fmt: skip
+    metric = METRICS[name]
+    identity = extractors[metric.extractor].identity
+    return [
+        score_cell(name, cell, seen.get(metric.extractor), identity, reason=reason) for cell in metric.subjects(layout)
+    ]
+
+
+def _why_unfit(auc: Score) -> str:
+    """Why an encoder is not used for style. One that is made up means nothing in any case, and shows that the code runs."""
+    if auc.value is None or not auc.meaningful or auc.value >= LEAST_AUC:
+        return ""
+    return f"{auc.extractor} cannot tell the references' styles apart: AUC {auc.value:.2f}, below {LEAST_AUC}"
+
+
+def _tell(scores: list[Score], extractors: Mapping[ExtractorName, Extractor], emit: Emit) -> None:
+    for name, extractor in extractors.items():
+        if isinstance(extractor, Missing):
+            lost = [metric for metric, row in METRICS.items() if row.extractor == name]
+            emit("warning", text=f"not measured: {', '.join(lost)}: {extractor.identity.note}")
+    others = sum(score.value is None and _was_there(score, extractors) for score in scores)
+    if others:
+        emit("note", text=f"{others} scores could not be measured; eval/scores.json says why")
+
+
+def _was_there(score: Score, extractors: Mapping[ExtractorName, Extractor]) -> bool:
+    """Whether the network that a score looks through was to be had."""
+    return not isinstance(extractors[METRICS[score.metric].extractor], Missing)

@@ -8,26 +8,29 @@ are never in memory together. A score none of whose models is real is worth noth
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brushset.bases.resolve import resolve_base
-from brushset.errors import InputError, VerificationFailed
+from brushset.errors import VerificationFailed
 from brushset.files import write_json
 from brushset.generator import MultiLoRAGenerator
+from brushset.partners import Partner, find_partners
 from brushset.pipeline import Stage, StageContext
 from brushset.prepare.holdout import verify_holdout
-from brushset.protocols import GridImages
-from brushset.records import Cell, EvalReport, Prepared, PreparedImage, Trained
-from eval.metric import Extractor
-from eval.partners import Partner, find_partners, partner_digests
-from eval.sample import Generator, PlannedCell, draw_grid, grid_places, plan_cells, sample_grid, unique_seeds
-from eval.score import FLOOR_CELL, load_extractors, score_grids
-from eval.style_similarity import LEAST_HELD_OUT
+from brushset.records import Cell, EvalReport, Prepared, Trained
+from eval.cells import PlannedCell, plan_cells, style_words, unique_seeds
+from eval.layout import LEAST_HELD_OUT, Layout, layout_of
+from eval.loss_gap import loss_gap_score
+from eval.references import find_pictures, outside_digests
+from eval.sample import Generator, draw_grid, sample_grid
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from eval.look import Extractor
+    from eval.metric import ExtractorName
 
 MEANINGLESS = (
     "These numbers say nothing about quality: they show that the machinery runs. Do not compare or publish them."
@@ -36,26 +39,65 @@ MEANINGLESS = (
 
 def evaluate(context: StageContext) -> EvalReport:
     """Samples, scores, writes eval/{images/, grid.png, scores.json}."""
+    # NumPy comes with these: `--help` must not wait for it.
+    from eval.look import load_extractors
+
     spec, folder = context.spec, context.workdir
     verify_holdout(context.get(Prepared), context.run.images)
     partners = find_partners(spec, context.run)
-    cells = _sample(context, plan_cells(spec, partners.chosen), partners.chosen)
-    draw_grid(cells, spec.evaluate, folder).save(folder / "grid.png", optimize=True)
     extractors = load_extractors(spec)
-    scores = score_grids(_grids(context, cells), extractors, context.emit, total=len(cells) + 1)
-    if context.get(Trained).base_random:
-        scores = [score.model_copy(update={"meaningful": False}) for score in scores]
-    report = EvalReport(
-        cells=tuple(_in_run(cell) for cell in cells),
-        scores=tuple(scores),
-        grid="eval/grid.png",
-        prompts=spec.evaluate.prompts,
-        seeds=unique_seeds(spec.evaluate),
-        meaningful=all(score.meaningful for score in scores),
-        notes=(*_notes(context, extractors.values()), *partners.left_out, *_flat_note(cells, folder)),
+    planned = plan_cells(spec, partners.chosen)
+    cells = _sample(context, planned, partners.chosen)
+    shown = tuple(cell for cell, plan in zip(cells, planned, strict=True) if plan.shown)
+    draw_grid(shown, spec.evaluate, folder).save(folder / "grid.png", optimize=True)
+    report = _measure(context, cells, partners.chosen, extractors)
+    report = report.model_copy(
+        update={
+            "cells": tuple(_in_run(cell) for cell in shown),
+            "more_cells": tuple(_in_run(cell) for cell in cells if cell not in shown),
+            "notes": (*report.notes, *partners.left_out, *_flat_note(cells, folder)),
+        }
     )
     _write_scores(context, report)
     return report
+
+
+def _measure(
+    context: StageContext,
+    cells: Sequence[Cell],
+    partners: Sequence[Partner],
+    extractors: dict[ExtractorName, Extractor],
+) -> EvalReport:
+    """Everything but the cells' final paths. Nothing is meaningful on a base model of random numbers."""
+    from eval.evidence import matrices, nearest_pairs
+    from eval.look import look_at
+    from eval.score import score_grid
+
+    spec, trained = context.spec, context.get(Trained)
+    layout = layout_of(cells, spec.name, spec.evaluate.weight)
+    pictures = find_pictures(context, layout, cells, partners)
+    seen = look_at(pictures, extractors, context.emit)
+
+    def path_in_run(cell: str, number: int) -> str:
+        if not cell:
+            return pictures.trained[number].relative_to(context.run.root).as_posix()
+        return f"eval/{pictures.cells[cell][number].relative_to(context.workdir).as_posix()}"
+
+    scores = [*score_grid(layout, seen, extractors, context.emit), loss_gap_score(trained, len(pictures.held_out))]
+    pairs = nearest_pairs(pictures, seen, extractors, relative=path_in_run)
+    worth = {} if not trained.base_random else {"meaningful": False}
+    measured = [score for score in scores if score.value is not None]
+    return EvalReport(
+        cells=(),
+        scores=tuple(score.model_copy(update=worth) for score in scores),
+        grid="eval/grid.png",
+        prompts=spec.evaluate.prompts,
+        seeds=unique_seeds(spec.evaluate),
+        meaningful=not worth and bool(measured) and all(score.meaningful for score in measured),
+        notes=tuple(_notes(context, layout, extractors)),
+        matrices=tuple(matrix.model_copy(update=worth) for matrix in matrices(seen, extractors)),
+        nearest=tuple(pair.model_copy(update=worth) for pair in pairs),
+    )
 
 
 def flat_images(cells: Sequence[Cell], folder: Path) -> list[str]:
@@ -92,31 +134,6 @@ def _load_generator(context: StageContext, partners: Sequence[Partner]) -> Gener
     return generator
 
 
-def _grids(context: StageContext, cells: Sequence[Cell]) -> Iterator[tuple[str, GridImages]]:
-    """What each cell is scored on, read when its turn comes; last, the references against themselves."""
-    prepared = context.get(Prepared)
-    if not prepared.images:
-        raise InputError(f"{context.run.images}: no prepared image to hold the adapter's images against")
-    references, held_out = _references(context, prepared.images), _references(context, prepared.heldout)
-    prompts = [place.prompt for place in grid_places(context.spec.evaluate)]
-    for cell in cells:
-        images = [_open(context.workdir / path) for path in cell.images]
-        yield cell.name, GridImages(images, prompts, references, held_out)
-    yield FLOOR_CELL, GridImages(references[0::2], [], references[1::2], held_out)
-
-
-def _references(context: StageContext, chosen: Sequence[PreparedImage]) -> list[Image]:
-    """Prepared images as the metrics see them: cropped and resized, by one code, to what the generator makes."""
-    from PIL import Image, ImageOps
-
-    settings = context.spec.evaluate
-    size = (settings.width, settings.height)
-    return [
-        ImageOps.fit(_open(context.run.images / image.name), size, Image.Resampling.BICUBIC)
-        for image in chosen[: settings.references]
-    ]
-
-
 def _open(path: Path) -> Image:
     from PIL import Image
 
@@ -128,14 +145,19 @@ def _in_run(cell: Cell) -> Cell:
     return cell.model_copy(update={"images": tuple(f"eval/{path}" for path in cell.images)})
 
 
-def _notes(context: StageContext, extractors: Iterable[Extractor]) -> list[str]:
+def _notes(context: StageContext, layout: Layout, extractors: Mapping[ExtractorName, Extractor]) -> list[str]:
     spec = context.spec
     notes = [_references_note(context.get(Prepared))]
     if spec.smoke:
         notes.append("This is a smoke run: training was a few steps, and the encoders are made up.")
     if context.get(Trained).base_random:
         notes.append(f'The base model "{spec.base.model}" is made of random numbers: its images are noise.')
-    return notes + [f"{extractor.id}: {extractor.note}." for extractor in extractors if extractor.note]
+    if layout.words:
+        notes.append(
+            f'"{layout.words}" is the baseline to beat: the base with "{style_words(spec)}" before each prompt.'
+        )
+    identities = [extractor.identity for extractor in extractors.values()]
+    return notes + [f"{identity.id}: {identity.note}." for identity in identities if identity.note]
 
 
 def _references_note(prepared: Prepared) -> str:
@@ -173,10 +195,19 @@ def _free_memory() -> None:
 
 STAGE = Stage(
     name="evaluate",
+    version=2,
     record=EvalReport,
     run=evaluate,
-    reads=("evaluate", "trigger", "base", "smoke", "train.clip_skip"),
+    reads=(
+        "evaluate",
+        "trigger",
+        "base",
+        "smoke",
+        "train.clip_skip",
+        "caption.style_words",
+        "caption.more_style_words",
+    ),
     needs=("convert", "train", "preprocess"),
     output="eval",
-    outside=partner_digests,
+    outside=outside_digests,
 )

@@ -1,45 +1,98 @@
-"""Style similarity: how alike generated images are to the prepared references, as CLIP sees them.
+"""Style similarity, and how much of the way from the base to the references an adapter goes.
 
-    S = mean over generated x and references r of cos(f(x), f(r))
+    S(x) = mean over references r of cos(f(x), f(r))                    S(cell) = mean over its images
+    ρ = (S(cell) − S(baseline)) / (S(references, each left out of its own) − S(baseline))
 
-The mean of cosines, not the cosine of means (which is larger, as it divides by the lengths of the means). -1 to 1,
-higher is better, read between two rows: the base's, and the references held against themselves. Least sensible n:
-some 50 images. CLIP's embedding holds content besides style, so a set with one subject scores high for showing that
-subject. The references are the held-out images, where there are 4 or more: against images that were trained on, a copy
-of one of them scores best of all. The note of every score says which they were.
+The mean of cosines, not the cosine of means (which is larger, as it divides by the lengths of the means). S: -1 to 1,
+higher is better. ρ: 0 as the baseline, 1 as alike as the references are to each other; it can be held against another
+encoder's. The baseline is the bare base, or the base with style words in its prompts, which is the one to beat: words
+alone already make a watercolour. f is CLIP's image embedding, which holds content besides style, or CSD (Somepalli et
+al. 2024, arXiv 2404.01292), trained to leave content out. Least sensible n: some 50 images, and 16 references.
+
+References are the held-out images, where there are 4 or more: against images that were trained on, a copy of one of them
+scores best of all. The note of every score says which they were.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import numpy as np
 
-from brushset.protocols import Embedder, GridImages
+from eval.intervals import bootstrap_prompts, jackknife
+from eval.layout import FLOOR
 from eval.metric import Measurement, NotMeasured
-
-if TYPE_CHECKING:
-    import numpy as np
+from eval.seen import Seen
 
 
-LEAST_HELD_OUT = 4
+def measure_style_similarity(seen: Seen, cell: str) -> Measurement:
+    """The mean cosine of a cell's images to the references; of FLOOR, that of the references to each other."""
+    if cell == FLOOR:
+        references = seen.references()
+        level = reference_level(references)
+        interval = jackknife(level, [left_out_levels(references)], "references")
+        return Measurement(level, len(references), interval, f"{seen.references_note}, each against the others")
+    each = similarities(seen, cell)
+    interval = bootstrap_prompts(each, seen.prompts).within(-1.0, 1.0)
+    return Measurement(float(each.mean()), len(each), interval, seen.references_note)
 
 
-def measure_style_similarity(grid: GridImages, embedder: Embedder) -> Measurement:
-    """The mean cosine of a cell's images to the references.
+def measure_retention(seen: Seen, cell: str) -> Measurement:
+    """ρ with the bare base as baseline."""
+    return _retention(seen, cell, seen.layout.base)
+
+
+def measure_retention_over_words(seen: Seen, cell: str) -> Measurement:
+    """ρ with the base with style words as baseline.
 
     Raises:
-        NotMeasured: one of the two sets is empty.
+        NotMeasured: that cell was not sampled.
     """
-    if not grid.images or not grid.references:
-        raise NotMeasured(f"{len(grid.images)} images and {len(grid.references)} references; at least 1 of each")
-    generated = embedder.encode_images(grid.images)
-    held_out = len(grid.held_out) >= LEAST_HELD_OUT
-    references = embedder.encode_images(grid.held_out if held_out else grid.references)
-    kind = "held out, never trained on" if held_out else "trained on"
-    return Measurement(mean_cosine(generated, references), len(generated), f"{len(references)} references, {kind}")
+    return _retention(seen, cell, seen.layout.words)
 
 
-def mean_cosine(generated: np.ndarray, references: np.ndarray) -> float:
-    """Mean over all pairs; both [N, D] of unit length, so the dot product of the means is the mean of the dots."""
-    import numpy as np
+def similarities(seen: Seen, cell: str | None, style: str | None = None) -> np.ndarray:
+    """S of each image of a cell to a style's references, float64 [N]."""
+    return mean_cosines(seen.of(cell), seen.references(style))
 
-    return float(generated.astype(np.float64).mean(axis=0) @ references.astype(np.float64).mean(axis=0))
+
+def mean_cosines(rows: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """Each row's mean cosine to the references: of unit vectors, the dot product with their mean."""
+    return rows.astype(np.float64) @ references.astype(np.float64).mean(axis=0)
+
+
+def reference_level(references: np.ndarray) -> float:
+    """The mean cosine of different references: Σ over i ≠ j of cos / (n(n−1)).
+
+    Raises:
+        NotMeasured: fewer than two.
+    """
+    if len(references) < 2:
+        raise NotMeasured(f"{len(references)} references; their likeness to each other wants 2")
+    rows = references.astype(np.float64)
+    total = rows.sum(axis=0)
+    return float((total @ total - (rows * rows).sum()) / (len(rows) * (len(rows) - 1)))
+
+
+def left_out_levels(references: np.ndarray) -> np.ndarray:
+    """The reference level without each of them in turn, [n]; empty for fewer than three."""
+    rows, n = references.astype(np.float64), len(references)
+    if n < 3:
+        return np.zeros(0)
+    cosines = rows @ rows.T
+    np.fill_diagonal(cosines, 0)
+    return np.asarray((cosines.sum() - 2 * cosines.sum(axis=0)) / ((n - 1) * (n - 2)))
+
+
+def _retention(seen: Seen, cell: str, baseline: str | None) -> Measurement:
+    level = reference_level(seen.references())
+    columns = np.stack([similarities(seen, cell), similarities(seen, baseline)], axis=1)
+
+    def ratio(means: np.ndarray) -> np.ndarray:
+        room = level - means[..., 1]
+        return np.where(room > 0, (means[..., 0] - means[..., 1]) / np.where(room > 0, room, 1), np.nan)
+
+    value = float(ratio(columns.mean(axis=0)))
+    if np.isnan(value):
+        raise NotMeasured(f"{baseline} is as alike to the references as they are to each other ({level:.3f})")
+    interval = bootstrap_prompts(columns, seen.prompts, ratio)
+    note = f"{seen.references_note}, alike by {level:.3f}; 0 is {baseline}, by {columns[:, 1].mean():.3f}"
+    return Measurement(value, len(columns), interval, note)

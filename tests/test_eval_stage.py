@@ -14,22 +14,26 @@ import pytest
 from PIL import Image
 
 from brushset.errors import VerificationFailed
-from brushset.generator import Mix, Sampling
+from brushset.generator import ImageJob, Mix, Sampling
 from brushset.load import spec_text
+from brushset.partners import find_partners, partner_digests
 from brushset.paths import RunPaths
 from brushset.pipeline import StageContext, StageRecord
 from brushset.prepare.holdout import seal_of
 from brushset.records import BaseFile, EvalReport, Prepared, PreparedImage, Trained
 from brushset.spec import EvaluateSection, StyleSpec
-from eval.features import load_clip, load_inception
-from eval.partners import find_partners, partner_digests
-from eval.sample import draw_grid, plan_cells, sample_grid
-from eval.score import FLOOR_CELL
+from eval.cells import plain_prompt, plan_cells, style_words
+from eval.embedder import Embedder, Identity, Towers
+from eval.layout import FLOOR, RUN, layout_of
+from eval.look import Missing, load_extractors
+from eval.references import outside_digests
+from eval.sample import draw_grid, sample_grid
 from eval.stage import STAGE, flat_images
+from eval.table import METRICS
 
 SETTINGS = EvaluateSection(
-    prompts=("a cat", "a house"), seeds=(1, 2, 9), width=64, height=64, steps=2, batch_size=4,
-    clip_model="random", inception="random",
+    prompts=("a cat", "a house"), seeds=(1, 2, 9), width=64, height=64, steps=2, batch_size=4, weights=(0.4, 1.0),
+    clip_model="random", csd_model="random", dinov2_model="random", inception="random", lpips_model="random",
 )  # fmt: skip
 
 
@@ -38,18 +42,17 @@ class FakeGenerator:
 
     def __init__(self, *_: object, **__: object) -> None:
         self.loaded: dict[str, Path] = {}
-        self.asked: list[tuple[list[tuple[str, int]], Mix, Sampling]] = []
+        self.asked: list[tuple[list[ImageJob], Sampling]] = []
 
     def load_lora(self, path: Path, name: str) -> None:
         assert path.is_file()
         self.loaded[name] = path
 
-    def generate_each(
-        self, wanted: Sequence[tuple[str, int]], lora_configs: Mix = (), sampling: Sampling | None = None
-    ):
+    def generate_jobs(self, jobs: Sequence[ImageJob], sampling: Sampling | None = None):
         assert sampling
-        self.asked.append((list(wanted), lora_configs, sampling))
-        return [self._image(prompt, seed, lora_configs, sampling) for prompt, seed in wanted]
+        self.asked.append((list(jobs), sampling))
+        for index in reversed(range(len(jobs))):  # no order is promised
+            yield index, self._image(jobs[index].prompt, jobs[index].seed, jobs[index].mix, sampling)
 
     def _image(self, prompt: str, seed: int, mix: Mix, sampling: Sampling) -> Image.Image:
         random = np.random.default_rng(zlib.crc32(repr((prompt, seed, mix)).encode()))
@@ -122,24 +125,71 @@ def test_triggers_stand_first_in_the_cells_whose_adapters_they_call_and_in_no_ot
     run = add_run(tmp_path, "cartoon", "1", trained("own", "base"))
     add_run(tmp_path, "anime", "1", trained("other", "base"))
     cells = plan_cells(make_spec(), find_partners(make_spec(), run).chosen)
-    assert [cell.name for cell in cells] == ["base", "cartoon 0.8", "cartoon 0.5 + anime 0.5"]
-    assert [cell.prompt("a cat") for cell in cells] == [
+    shown = [cell for cell in cells if cell.shown]
+    assert [cell.name for cell in shown] == ["base", "base + style words", "cartoon 0.8", "cartoon 0.5 + anime 0.5"]
+    assert cells[:4] == shown
+    assert [cell.prompt("a cat") for cell in shown] == [
         "a cat",
+        "cartoon style, a cat",
         "cartoonstyle, a cat",
         "cartoonstyle, animestyle, a cat",
     ]
-    assert cells[2].folder == "cartoon_0.5+anime_0.5"
+    assert shown[3].folder == "cartoon_0.5+anime_0.5"
+    assert {cell.name: cell.prompt("a cat") for cell in cells[4:]} == {
+        "cartoon 0.4": "cartoonstyle, a cat",
+        "cartoon 1": "cartoonstyle, a cat",
+        "cartoon 0.8, no trigger": "a cat",
+        "cartoon 0.8, trigger of anime": "animestyle, a cat",
+        "cartoon 0.5": "cartoonstyle, a cat",
+        "anime 0.5": "animestyle, a cat",
+        "anime 1": "animestyle, a cat",
+        "cartoon 0.3 + anime 0.7": "cartoonstyle, animestyle, a cat",
+        "cartoon 0.7 + anime 0.3": "cartoonstyle, animestyle, a cat",
+    }
+    assert len({cell.folder for cell in cells}) == len(cells)
+
+
+def test_only_the_cells_that_are_asked_for_are_planned():
+    plain = SETTINGS.model_copy(update={"weights": (), "trigger_cells": False, "style_words": "ink drawing"})
+    spec = make_spec().model_copy(update={"evaluate": plain})
+    assert [cell.name for cell in plan_cells(spec, ())] == ["base", "base + style words", "cartoon 0.8"]
+    assert style_words(spec) == "ink drawing"
+    assert style_words(make_spec("my-old_ink")) == "my old ink style"
+
+
+def test_clip_reads_a_prompt_without_trigger_and_style_words():
+    spec = make_spec()
+    assert plain_prompt("cartoonstyle, a cartoon of a cat, cartoon style", spec) == "a cat"
+    assert plain_prompt("a cat on a fence", spec) == "a cat on a fence"
+    assert plain_prompt("cartoonstyle", spec) == "cartoonstyle"
+
+
+def test_every_part_of_the_layout_is_read_off_the_cells_roles(tmp_path: Path):
+    run = add_run(tmp_path, "cartoon", "1", trained("own", "base"))
+    add_run(tmp_path, "anime", "1", trained("other", "base"))
+    planned = plan_cells(make_spec(), find_partners(make_spec(), run).chosen)
+    cells = sample_grid(FakeGenerator(), planned, SETTINGS, tmp_path)
+    found = layout_of(cells, "cartoon", 0.8)
+    assert (found.base, found.words, found.main) == ("base", "base + style words", "cartoon 0.8")
+    assert list(found.alone["cartoon"]) == [0.4, 0.5, 0.8, 1.0]
+    assert found.alone["anime"] == {0.5: "anime 0.5", 1.0: "anime 1"}
+    assert len(found.pair("anime")) == 3
+    assert found.wrong_trigger == "cartoon 0.8, trigger of anime"
+    assert not set(found.alone["anime"].values()) & set(found.judged)
 
 
 def test_every_cell_has_the_same_prompts_and_seeds_with_the_specs_settings(tmp_path: Path):
     generator = FakeGenerator()
     cells = sample_grid(generator, plan_cells(make_spec(), ()), SETTINGS, tmp_path)
-    assert [cell.mix for cell in cells] == [{}, {"cartoon": 0.8}]
-    assert [path.rpartition("/")[2] for path in cells[1].images] == [
+    assert [cell.mix for cell in cells[:3]] == [{}, {}, {"cartoon": 0.8}]
+    assert [path.rpartition("/")[2] for path in cells[2].images] == [
         "0_1.png", "0_2.png", "0_9.png", "1_1.png", "1_2.png", "1_9.png",
     ]  # fmt: skip
-    assert generator.asked[0][0] == [(prompt, seed) for prompt in SETTINGS.prompts for seed in (1, 2, 9)]
-    sampling = generator.asked[1][2]
+    jobs, sampling = generator.asked[0]
+    assert len(generator.asked) == 1
+    assert [(job.prompt, job.seed) for job in jobs if not job.mix] == [
+        (words + prompt, seed) for words in ("", "cartoon style, ") for prompt in SETTINGS.prompts for seed in (1, 2, 9)
+    ]
     assert (sampling.steps, sampling.width, sampling.guidance) == (2, 64, 7.0)
     assert sampling.negative_prompt == SETTINGS.negative_prompt
     assert all((tmp_path / path).is_file() for cell in cells for path in cell.images)
@@ -202,13 +252,18 @@ def test_the_stage_scores_every_cell_and_says_that_made_up_encoders_mean_nothing
     run = add_run(tmp_path, "cartoon", "1", record)
     add_run(tmp_path, "anime", "1", trained("other", "base"))
     report, workdir, events = run_stage(run, make_spec(), record, monkeypatch)
-    assert [cell.name for cell in report.cells] == ["base", "cartoon 0.8", "cartoon 0.5 + anime 0.5"]
-    assert all(path.startswith("eval/images/") for cell in report.cells for path in cell.images)
-    assert all((workdir / path.removeprefix("eval/")).is_file() for cell in report.cells for path in cell.images)
-    assert len(report.scores) == 3 * 3 + 2
-    assert {score.n for score in report.scores if score.cell != FLOOR_CELL} == {6}
+    assert [cell.name for cell in report.cells] == [
+        "base", "base + style words", "cartoon 0.8", "cartoon 0.5 + anime 0.5",
+    ]  # fmt: skip
+    every = (*report.cells, *report.more_cells)
+    assert len(every) == 13
+    assert all(path.startswith("eval/images/") for cell in every for path in cell.images)
+    assert all((workdir / path.removeprefix("eval/")).is_file() for cell in every for path in cell.images)
+    assert {score.metric for score in report.scores} == {*METRICS, "loss_gap"}
+    measured = [score for score in report.scores if score.value is not None and score.cell != FLOOR]
+    assert {score.n for score in measured} == {6}
     assert not report.meaningful
-    assert not any(score.meaningful for score in report.scores)
+    assert not any(score.meaningful for score in report.scores if score.metric != "near_copies")
     assert "warning" not in events
     written = json.loads((workdir / "scores.json").read_text())
     assert list(written)[:2] == ["meaningful", "statement"]
@@ -217,24 +272,140 @@ def test_the_stage_scores_every_cell_and_says_that_made_up_encoders_mean_nothing
     assert (workdir / "grid.png").is_file()
 
 
-def test_real_encoders_on_a_random_base_mean_nothing_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    as_if_real = {
-        name: dataclasses.replace(made_up, meaningful=True)
-        for name, made_up in (
-            ("clip", load_clip("random", device="cpu")),
-            ("inception", load_inception("random", device="cpu")),
-        )
+def test_every_score_has_an_interval_or_says_why_not_and_what_was_not_measured_is_never_a_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    record = trained("own", "base")
+    report, _, _ = run_stage(add_run(tmp_path, "cartoon", "1", record), make_spec(), record, monkeypatch)
+    for score in report.scores:
+        if score.value is None:
+            assert score.note.startswith("not measured: "), score
+            assert (score.low, score.high, score.meaningful) == (None, None, False)
+        elif score.low is None or score.high is None:
+            assert score.interval.startswith("none: "), score
+        else:
+            assert score.low <= score.value <= score.high, score
+            assert score.direction in {"higher", "lower", "neither"}
+    lost = {score.metric: score.note for score in report.scores if score.value is None}
+    assert "no other style" in lost["style_auc_csd"]
+    assert "no other style" in lost["wrong_trigger_clip"]
+    assert "held-out" in lost["memorisation_gap"]
+
+
+def as_if_real(spec: StyleSpec) -> dict[Any, Any]:
+    """The made-up extractors, said to be real."""
+    found = load_extractors(spec)
+    return {
+        name: dataclasses.replace(each, identity=dataclasses.replace(each.identity, meaningful=True))
+        for name, each in found.items()
     }
-    monkeypatch.setattr("eval.stage.load_extractors", lambda _: as_if_real)
+
+
+def test_real_encoders_on_a_random_base_mean_nothing_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("eval.look.load_extractors", as_if_real)
     record = trained("own", "base")
     real, _, _ = run_stage(add_run(tmp_path / "real", "cartoon", "1", record), make_spec(), record, monkeypatch)
     assert real.meaningful
-    assert all(score.meaningful for score in real.scores)
+    assert all(score.meaningful == (score.value is not None) for score in real.scores)
+    assert all(matrix.meaningful for matrix in real.matrices)
     record = trained("own", "base", base_random=True)
     report, _, _ = run_stage(add_run(tmp_path, "cartoon", "1", record), make_spec(), record, monkeypatch)
     assert not report.meaningful
-    assert not any(score.meaningful for score in report.scores)
+    assert not any(each.meaningful for each in (*report.scores, *report.matrices, *report.nearest))
     assert any("made of random numbers" in note for note in report.notes)
+
+
+def test_weights_that_are_missing_leave_the_others_scores_meaningful(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    missing = Missing(Identity("CSD", "", meaningful=False, note="CSD is not on this machine; fix: go online"))
+    monkeypatch.setattr("eval.look.load_extractors", lambda spec: as_if_real(spec) | {"csd": missing})
+    record = trained("own", "base")
+    report, _, events = run_stage(add_run(tmp_path, "cartoon", "1", record), make_spec(), record, monkeypatch)
+    assert report.meaningful
+    lost = [score for score in report.scores if score.metric.endswith("_csd")]
+    assert {score.value for score in lost} == {None}
+    assert {score.note for score in lost} == {"not measured: CSD is not on this machine; fix: go online"}
+    assert events.count("warning") == 1
+    assert any("CSD is not on this machine" in note for note in report.notes)
+
+
+def add_references(run: RunPaths, *, turned: int) -> None:
+    """Prepared images of a partner: its run then has references."""
+    prepared = draw_prepared(run, held=6)
+    for path in sorted(run.images.rglob("*.png")):
+        Image.open(path).rotate(turned).save(path)
+    stage = StageRecord(
+        stage="preprocess", version=1, digest="d", started_at=0, ended_at=1, outputs={},
+        data=prepared.model_dump(mode="json"),
+    )  # fmt: skip
+    run.record("preprocess").write_text(stage.model_dump_json())
+
+
+def blind(images: Sequence[Image.Image]) -> np.ndarray:
+    """Rows that have nothing to do with the style."""
+    keys = [zlib.crc32(image.tobytes()) for image in images]
+    return np.stack([np.random.default_rng(key).normal(size=16) for key in keys]).astype(np.float32)
+
+
+def test_an_encoder_that_cannot_tell_styles_apart_is_not_used_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    csd = Embedder(Identity("blind CSD", "", meaningful=True), lambda: Towers(blind))
+    monkeypatch.setattr("eval.look.load_extractors", lambda spec: as_if_real(spec) | {"csd": csd})
+    record = trained("own", "base")
+    run = add_run(tmp_path, "cartoon", "1", record)
+    add_references(add_run(tmp_path, "anime", "1", trained("other", "base")), turned=90)
+    report, _, _ = run_stage(run, make_spec(), record, monkeypatch, held=6)
+    auc = next(score for score in report.scores if score.metric == "style_auc_csd")
+    assert auc.cell == RUN
+    assert auc.value is not None
+    assert auc.value < 0.9
+    styled = [score for score in report.scores if score.extractor == "blind CSD" and score.metric != "style_auc_csd"]
+    assert len(styled) > 5
+    assert {score.value for score in styled} == {None}
+    assert all("cannot tell the references' styles apart: AUC 0." in score.note for score in styled)
+
+
+def test_mixes_are_measured_against_the_partners_own_references(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    record = trained("own", "base")
+    run = add_run(tmp_path, "cartoon", "1", record)
+    other = add_run(tmp_path, "anime", "1", trained("other", "base"))
+    before = outside_digests(make_spec(), run)
+    add_references(other, turned=90)
+    assert outside_digests(make_spec(), run) != before
+    report, _, _ = run_stage(run, make_spec(), record, monkeypatch, held=6)
+    matrices = {matrix.name: matrix for matrix in report.matrices}
+    interference = matrices["mix_interference_csd"]
+    assert interference.columns == ("cartoon", "anime")
+    assert len(interference.rows) == 3
+    assert all(entry.value is not None for row in interference.entries for entry in row)
+    assert matrices["confusion_csd"].columns == ("cartoon", "anime", "base")
+    assert matrices["confusion_csd"].rows == ("base", "base + style words", "cartoon 0.8", "anime 1")
+    cells = {score.cell for score in report.scores if score.metric == "mix_monotonicity_csd"}
+    assert cells == {"cartoon + anime"}
+
+
+def test_the_images_most_like_training_images_are_shown_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The generator gives back a prepared image: it is found, and called a copy."""
+    record = trained("own", "base")
+    run = add_run(tmp_path, "cartoon", "1", record)
+
+    def copy_one(self: FakeGenerator, prompt: str, seed: int, mix: Mix, sampling: Sampling) -> Image.Image:
+        if mix == (("cartoon", 0.8),) and seed == 9:
+            return Image.open(run.images / "3.png").resize((64, 64))
+        return made(self, prompt, seed, mix, sampling)
+
+    made = FakeGenerator._image
+    monkeypatch.setattr(FakeGenerator, "_image", copy_one)
+    monkeypatch.setattr("eval.memorisation._LEAST_TRAINED", 4)
+    report, workdir, _ = run_stage(run, make_spec(), record, monkeypatch)
+    first = report.nearest[0]
+    assert first.trained == "images/3.png"
+    assert first.image.endswith("_9.png")
+    assert (workdir / first.image.removeprefix("eval/")).is_file()
+    assert first.copied
+    near = next(score for score in report.scores if (score.metric, score.cell) == ("near_copies", "cartoon 0.8"))
+    assert near.value is not None
+    assert near.value > 0
 
 
 def test_the_stage_gives_the_same_scores_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -242,7 +413,7 @@ def test_the_stage_gives_the_same_scores_twice(tmp_path: Path, monkeypatch: pyte
     found = []
     for name in ("one", "two"):
         run = add_run(tmp_path / name, "cartoon", "1", record)
-        found.append(run_stage(run, make_spec(), record, monkeypatch)[0].scores)
+        found.append(run_stage(run, make_spec(), record, monkeypatch)[0])
     assert found[0] == found[1]
 
 

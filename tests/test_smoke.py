@@ -135,7 +135,7 @@ def test_three_styles_of_real_art_in_one_command(art: dict[str, Path], tmp_path:
         captions = [path.read_text() for path in (run / "images").glob("*.txt")]
         assert len(captions) == IMAGES_OF_EACH
         cells = {cell["name"] for cell in json.loads((run / "eval/scores.json").read_text())["cells"]}
-        assert len(cells) == 4, "base, alone, and with each of the two others"
+        assert len(cells) == 5, "base, with style words, alone, and with each of the two others"
 
 
 @pytest.mark.vendor

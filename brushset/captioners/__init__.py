@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from brushset.captioners.blip import BlipCaptioner
+from brushset.captioners.blip import BlipCaptioner, blip_weights
 from brushset.captioners.filename import FilenameCaptioner
-from brushset.captioners.interrogator import InterrogatorCaptioner
+from brushset.captioners.interrogator import InterrogatorCaptioner, ranking_weights
 from brushset.captioners.sidecar import SidecarCaptioner
 from brushset.captioners.trigger_only import TriggerOnlyCaptioner
-from brushset.captioners.wd14 import Wd14Captioner
+from brushset.captioners.wd14 import Wd14Captioner, tagger_weights
+from brushset.captioners.weights import Weights
 from brushset.protocols import Captioner
 from brushset.spec import CaptionSection
 
@@ -21,3 +22,12 @@ CAPTIONERS: dict[str, Callable[[CaptionSection], Captioner]] = {
     "sidecar": SidecarCaptioner,
     "trigger-only": TriggerOnlyCaptioner,
 }
+
+
+def weights_of(section: CaptionSection) -> list[Weights]:
+    """All that a style's captioner would read, so that it can be fetched beforehand."""
+    if section.captioner == "wd14":
+        return [tagger_weights(section)]
+    ranked = section.captioner == "interrogator" and section.mode != "caption"
+    blip = section.captioner in {"interrogator", "blip"}
+    return [*([blip_weights(section)] if blip else []), *(ranking_weights(section) if ranked else [])]

@@ -34,7 +34,7 @@ class BlipCaptioner:
 
     def __init__(self, section: CaptionSection) -> None:
         self._section = section
-        self._weights = Weights(section.model, section.revision, _FILES, ("*.safetensors", "*.json", "*.txt"))
+        self._weights = blip_weights(section)
         self.settings = f"{section.model}, {section.max_new_tokens} tokens"
         self.batch_size = section.batch_size
 
@@ -64,6 +64,11 @@ class BlipCaptioner:
             return [_NO_WORD.sub("", text).strip() for text in texts]
 
         return describe
+
+
+def blip_weights(section: CaptionSection) -> Weights:
+    """What is read of the model that a style names."""
+    return Weights(section.model, section.revision, _FILES, ("*.safetensors", "*.json", "*.txt"))
 
 
 def read_images(subjects: Sequence[Subject]) -> list[Image.Image]:

@@ -105,11 +105,11 @@ def _interrogator(clip_model: str, emit: Emit) -> Any:
 
 def _fetch_tables(name: str, folder: Path, emit: Emit) -> None:
     """Puts the phrase tables of a CLIP where clip-interrogator looks for them; some CLIPs have none ready-made."""
-    prefix = name.replace("/", "_").replace("@", "_")
+    prefix = _table_prefix(name)
     if list(folder.glob(f"{prefix}_*.safetensors")):
         return
     try:
-        found = Weights(_TABLES, None, (f"{prefix}_*.safetensors",), ()).folder()
+        found = _table_weights(prefix).folder()
     except NotToBeHad as error:
         emit("note", text=f"clip-interrogator: no ready-made phrase tables ({str(error).splitlines()[0]})")
         found = None
@@ -118,6 +118,25 @@ def _fetch_tables(name: str, folder: Path, emit: Emit) -> None:
         link_or_copy(table.resolve(), folder / table.name)
     if not tables:
         emit("note", text="clip-interrogator: phrase tables are made here, once; on a CPU that takes hours")
+
+
+def ranking_weights(section: CaptionSection) -> list[Weights]:
+    """What is read to rank phrases: CLIP, and the ready-made tables; neither where CLIP is a file of the user's."""
+    import open_clip
+
+    architecture, _, weights = section.clip_model.partition("/")
+    tag = open_clip.get_pretrained_cfg(architecture, weights)
+    if not tag.get("hf_hub"):
+        return []
+    return [_clip_repository(weights, tag), _table_weights(_table_prefix(_table_name(section.clip_model)))]
+
+
+def _table_weights(prefix: str) -> Weights:
+    return Weights(_TABLES, None, (f"{prefix}_*.safetensors",), ())
+
+
+def _table_prefix(name: str) -> str:
+    return name.replace("/", "_").replace("@", "_")
 
 
 def _load_clip(clip_model: str, device: str) -> tuple[Any, Any]:

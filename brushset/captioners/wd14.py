@@ -46,7 +46,7 @@ class Wd14Captioner:
 
     def __init__(self, section: CaptionSection) -> None:
         self._section = section
-        self._weights = Weights(section.tagger, section.revision, (_MODEL, _TAGS), (_MODEL, _TAGS))
+        self._weights = tagger_weights(section)
         self.settings = f"{section.tagger}, {section.tag_threshold:g}, characters {section.character_threshold:g}"
         self.batch_size = section.batch_size
 
@@ -104,6 +104,11 @@ class Wd14Captioner:
             f"--set caption.tagger=FOLDER, or --set caption.captioner=trigger-only",
             detail=detail,
         )
+
+
+def tagger_weights(section: CaptionSection) -> Weights:
+    """What is read of the tagger that a style names."""
+    return Weights(section.tagger, section.revision, (_MODEL, _TAGS), (_MODEL, _TAGS))
 
 
 def read_tags(path: Path) -> list[Tag]:

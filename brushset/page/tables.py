@@ -19,7 +19,15 @@ SAMPLES = 12
 # A page of more pictures would no longer be one that is mailed; the rest lies in eval/images.
 GRID_ROWS = 16
 # Title and decimals of the metrics that are known; others appear under their own names.
-_SHOWN = {"clip_score": ("CLIP score", 2), "style_similarity": ("Style similarity", 3), "fid": ("FID", 2)}
+_SHOWN = {
+    "clip_score": ("CLIP score", 2), "clip_score_difference": ("CLIP score, difference to base", 2),
+    "style_similarity": ("Style similarity", 3), "style_similarity_csd": ("Style similarity (CSD)", 3),
+    "fid": ("FID", 2), "kid": ("KID", 4), "kd_dinov2": ("KD (DINOv2)", 3), "kd_clip": ("KD (CLIP)", 3),
+    "kd_dinov2_difference": ("KD (DINOv2), difference to style words", 3), "cmmd": ("CMMD", 3),
+    "memorisation_gap": ("Memorisation gap", 3), "copies": ("Copies", 2), "near_copies": ("Near copies (dHash)", 2),
+    "lpips_ratio": ("Diversity to base (LPIPS)", 2), "vendi_ratio": ("Diversity to base (Vendi)", 2),
+    "loss_gap": ("Loss gap", 4),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class ScoreColumn:
 
     title: str
     decimals: int
-    higher_is_better: bool
+    higher_is_better: bool | None
     extractor: str
     remarks: tuple[str, ...]
 

@@ -19,7 +19,19 @@ from brushset.records.dataset import (
     SetVerdict,
     Severity,
 )
-from brushset.records.results import Adapter, Cell, EvalReport, Exports, Package, Report, Score
+from brushset.records.results import (
+    Adapter,
+    Cell,
+    CellRole,
+    EvalReport,
+    Exports,
+    Matrix,
+    MatrixEntry,
+    NearPair,
+    Package,
+    Report,
+    Score,
+)
 from brushset.records.training import (
     Attempt,
     BaseFile,
@@ -42,6 +54,7 @@ __all__ = [
     "CaptionFinding",
     "Captions",
     "Cell",
+    "CellRole",
     "Checkpoint",
     "DuplicateGroup",
     "Ending",
@@ -51,7 +64,10 @@ __all__ = [
     "Finding",
     "ImageVerdict",
     "LossPoint",
+    "Matrix",
+    "MatrixEntry",
     "Measures",
+    "NearPair",
     "Package",
     "Prepared",
     "PreparedImage",

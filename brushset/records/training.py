@@ -105,7 +105,8 @@ class Trained(Record):
         None, description="whose weights these are, where validation chose; None is the last"
     )
     phases: dict[str, float] = Field(
-        {}, description="wall seconds of the last attempt by phase, where the engine tells; styles trained together share some"
+        {},
+        description="wall seconds of the last attempt by phase, where the engine tells; styles trained together share some",
     )
     stopped_early: str = Field("", description="why training ended before its planned length; else empty")
 

@@ -1,0 +1,85 @@
+"""Which pictures are looked at: the grid's, the style's own, held out or trained on, and those of the styles it is mixed with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from brushset.errors import InputError
+from brushset.files import sha256_json
+from brushset.partners import Partner, find_partners, partner_digests
+from brushset.paths import RunPaths
+from brushset.pipeline import StageContext, load_record
+from brushset.records import Cell, Prepared, PreparedImage
+from brushset.spec import StyleSpec
+from eval.cells import grid_places, plain_prompt
+from eval.layout import LEAST_HELD_OUT, Layout
+
+if TYPE_CHECKING:
+    from eval.look import Pictures
+
+
+def find_pictures(
+    context: StageContext, layout: Layout, cells: Sequence[Cell], partners: Sequence[Partner]
+) -> Pictures:
+    """The files, all to be fitted to the size that the generator makes.
+
+    Raises:
+        InputError: there is no prepared image.
+    """
+    from eval.look import Pictures
+
+    prepared, settings = context.get(Prepared), context.spec.evaluate
+    if not prepared.images:
+        raise InputError(f"{context.run.images}: no prepared image to hold the adapter's images against")
+    places = grid_places(settings)
+    return Pictures(
+        layout=layout,
+        size=(settings.width, settings.height),
+        cells={cell.name: [context.workdir / path for path in cell.images] for cell in cells},
+        trained=_files(context.run, prepared.images, settings.references),
+        held_out=_files(context.run, prepared.heldout, settings.references),
+        others={partner.style: partner_references(partner, settings.references) for partner in partners},
+        prompts=[place.prompt_index for place in places],
+        texts=[plain_prompt(place.prompt, context.spec) for place in places],
+    )
+
+
+def partner_references(partner: Partner, most: int) -> list[Path]:
+    """Another style's images: held-out ones where there are 4, else those trained on; none where its run keeps none."""
+    prepared = _prepared(partner.run)
+    if prepared is None:
+        return []
+    chosen = prepared.heldout if len(prepared.heldout) >= LEAST_HELD_OUT else prepared.images
+    return [file for file in _files(partner.run, chosen, most) if file.is_file()]
+
+
+def outside_digests(spec: StyleSpec, run: RunPaths) -> list[list[str]]:
+    """What evaluation takes from outside its run: the adapters it mixes with, and the images of their styles."""
+    partners = {partner.style: partner for partner in find_partners(spec, run).chosen}
+    return [
+        [style, trigger, sha256, _images_digest(partners[style])]
+        for style, trigger, sha256 in partner_digests(spec, run)
+    ]
+
+
+def _images_digest(partner: Partner) -> str:
+    prepared = _prepared(partner.run)
+    return sha256_json([image.source_sha256 for image in (*prepared.images, *prepared.heldout)]) if prepared else ""
+
+
+def _prepared(run: RunPaths) -> Prepared | None:
+    record = load_record(run, "preprocess")
+    if record is None:
+        return None
+    try:
+        return Prepared.model_validate(record.data)
+    except ValidationError:  # of another version: it has no references for us
+        return None
+
+
+def _files(run: RunPaths, images: Sequence[PreparedImage], most: int) -> list[Path]:
+    return [run.images / image.name for image in images[:most]]
