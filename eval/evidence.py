@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from brushset.records import Matrix, MatrixEntry, NearPair
+from brushset.records import Estimate, Matrix, NearPair
 from eval.look import Extractor, Pictures
 from eval.memorisation import COPY_BITS, bits_apart, copy_threshold, nearest_trained
 from eval.metric import ExtractorName, NotMeasured
@@ -66,7 +66,7 @@ def _confusion(seen: Seen, name: str, about: Mapping[str, object]) -> list[Matri
         found = confusion(seen)
     except NotMeasured:  # the score of the accuracy says why
         return []
-    entries = tuple(tuple(MatrixEntry(value=float(share)) for share in row) for row in found.shares)
+    entries = tuple(tuple(Estimate(value=float(share)) for share in row) for row in found.shares)
     note = "shares of each row's images that are taken for each column"
     return [
         Matrix.model_validate(
@@ -86,11 +86,11 @@ def _of_mixes(
     )
 
 
-def _entry(seen: Seen, mix: str, style: str, measure: Callable[[Seen, str, str], PerStyle]) -> MatrixEntry:
+def _entry(seen: Seen, mix: str, style: str, measure: Callable[[Seen, str, str], PerStyle]) -> Estimate:
     if style not in seen.layout.mixes[mix]:
-        return MatrixEntry(value=None, note="not in this mix")
+        return Estimate(value=None, note="not in this mix")
     found = measure(seen, mix, style)
     if found.value is None:
-        return MatrixEntry(value=None, note=f"not measured: {found.note}")
+        return Estimate(value=None, note=f"not measured: {found.note}")
     low, high = (found.interval.low, found.interval.high) if found.interval else (None, None)
-    return MatrixEntry(value=found.value, low=low, high=high)
+    return Estimate(value=found.value, low=low, high=high)

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from brushset.records.base import Record
+from brushset.records.choice import Estimate, MixChoice
 
 
 class Adapter(Record):
@@ -43,22 +44,13 @@ class Score(Record):
         return "higher" if self.higher_is_better else "lower"
 
 
-class MatrixEntry(Record):
-    """One place of a matrix; None where it was not measured, with the reason in `note`."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    note: str = ""
-
-
 class Matrix(Record):
     """Numbers of every row with every column: a confusion matrix, or what mixes leave of each style."""
 
     name: str = Field(description='"confusion_csd", "mix_retention_csd", "mix_interference_csd"')
     rows: tuple[str, ...] = Field(description="cells")
     columns: tuple[str, ...] = Field(description="styles, or classes")
-    entries: tuple[tuple[MatrixEntry, ...], ...]
+    entries: tuple[tuple[Estimate, ...], ...]
     extractor: str
     meaningful: bool
     note: str = ""
@@ -102,6 +94,7 @@ class EvalReport(Record):
     more_cells: tuple[Cell, ...] = Field((), description="those that are only measured: other weights, other triggers")
     matrices: tuple[Matrix, ...] = ()
     nearest: tuple[NearPair, ...] = ()
+    mix_choices: tuple[MixChoice, ...] = Field((), description="what is advised for each pair and triple")
 
 
 class Package(Record):
