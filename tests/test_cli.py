@@ -282,7 +282,7 @@ def test_json_is_the_only_thing_on_stdout(tmp_path: Path, images: Path) -> None:
     events = [json.loads(line)["event"] for line in answer.stdout.splitlines()]
     assert events[0] == "run_start"
     assert events.count("stage_end") == 3
-    assert events[-1] == "run_end"
+    assert events[-2:] == ["run_end", "times"], "of the style, then of the command"
 
 
 def test_audit_reads_only(tmp_path: Path, images: Path) -> None:
@@ -324,6 +324,7 @@ def test_a_forced_stage_of_several_styles_is_redone_once(
 
     monkeypatch.setattr("brushset.cli.runs.run_style", note)
     two = ("--images", f"anime={images}", "--images", f"cartoon={images}", "--smoke", "--engine", "native")
+    two += ("--set", "train.pack=false", "--runs-dir", str(tmp_path / "runs"))  # packed: tests/test_packed_runs.py
     for stage, legs in {"train": ("train", None), "evaluate": (None, "evaluate")}.items():
         asked.clear()
         assert call("all", *two, "--force", stage) == 0
