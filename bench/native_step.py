@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -34,19 +37,9 @@ class Work:
 
 def make_step(work: Work) -> Callable[[], None]:
     """One whole step of all styles: draws, gradients, clipping, update."""
-    import torch
-
-    from brushset.bases.load import load_components
     from brushset.native.dataset import Batch
-    from brushset.native.session import open_pack
 
-    torch.backends.cudnn.benchmark = work.device != "cpu"
-    dtype = torch.float32 if work.device == "cpu" else torch.bfloat16
-    parts = ("unet", "text_encoder", "tokenizer")
-    models = load_components(work.base, device=work.device, dtype=dtype, parts=parts)
-    styles = [_make_up(work, seed) for seed in range(work.styles)]
-    sessions = open_pack(styles, models, cuda_graphs=work.cuda_graphs, compiled=work.compiled)
-    _act(sessions[0])
+    sessions = open_sessions(work, range(work.styles))
     batch = Batch((work.px, work.px), tuple(range(work.batch)))
     number = iter(range(10**9))
 
@@ -61,15 +54,36 @@ def make_step(work: Work) -> Callable[[], None]:
     return step
 
 
-def _act(session: Any) -> None:
-    """B's that are not zero: products with zeros can be faster."""
-    flat = session.pack.flat
+def open_sessions(work: Work, styles: Iterable[int], dtype: torch.dtype | None = None) -> list[Any]:
+    """Styles by number, in one pack, their adapters acting; `dtype` of the models: bf16 on a GPU, else float32."""
+    import torch
+
+    from brushset.bases.load import load_components
+    from brushset.native.session import open_pack
+
+    torch.backends.cudnn.benchmark = work.device != "cpu"
+    dtype = dtype or (torch.float32 if work.device == "cpu" else torch.bfloat16)
+    parts = ("unet", "text_encoder", "tokenizer")
+    models = load_components(work.base, device=work.device, dtype=dtype, parts=parts)
+    numbers = list(styles)
+    made = [_make_up(work, number, "bf16" if dtype == torch.bfloat16 else "no") for number in numbers]
+    sessions = open_pack(made, models, cuda_graphs=work.cuda_graphs, compiled=work.compiled)
+    for session, number in zip(sessions, numbers, strict=True):
+        _act(session, number)
+    sessions[0].pack.flat.refresh()
+    return sessions
+
+
+def _act(session: Any, number: int) -> None:
+    """B's that are not zero: products with zeros can be faster. Each style's own, whatever company it has."""
+    import torch
+
+    generator = torch.Generator().manual_seed(number)
     for layer in session.adapter.layers.values():
-        layer.up_master.normal_(std=0.01)
-    flat.refresh()
+        layer.up_master[session.row].copy_(0.01 * torch.randn(layer.up_master[session.row].shape, generator=generator))
 
 
-def _make_up(work: Work, seed: int) -> Any:
+def _make_up(work: Work, seed: int, precision: str) -> Any:
     import torch
 
     from brushset.buckets import BucketRules, plan_buckets
@@ -87,10 +101,10 @@ def _make_up(work: Work, seed: int) -> Any:
         seed=seed, output_name="style", network_module="networks.lora", network_dim=work.rank,
         network_alpha=work.rank / 2, learning_rate=1e-4, network_train_unet_only=not work.trains_text, sdpa=True,
         min_snr_gamma=5.0, max_train_epochs=1000, cache_latents=True,
-        mixed_precision="no" if work.device == "cpu" else "bf16",
+        mixed_precision=precision,
     )  # fmt: skip
     side = work.px // 8
-    mean = torch.randn(work.batch, 1, 4, side, side).to(work.device)
+    mean = torch.randn(work.batch, 1, 4, side, side, generator=torch.Generator().manual_seed(seed)).to(work.device)
     latents = CachedLatents({size: mean}, None, {n: n for n in range(work.batch)})
     found = TrainingSet(images, plan)
     return Style(NativeSettings(Path(), training, dataset), found, plan_length(plan, dataset, training), latents)

@@ -1,6 +1,6 @@
 """sd-scripts' real training step on given models, counted and timed: bench/train.py's child, in a process of its own.
 
-`SD_SCRIPTS_DIR=… python bench/sd_scripts_step.py JOB.json` prints one line of JSON. process_batch, network, optimizer,
+`SD_SCRIPTS_DIR=… python bench/sd_scripts_step.py JOB.json` prints a line of JSON for each of its batch sizes, as it goes. process_batch, network, optimizer,
 accelerator, clipping and the reduction of gradients are sd-scripts' own; models and latents are of random numbers. On a
 GPU in bf16, with the optimizer that torch chooses there.
 """
@@ -74,9 +74,9 @@ def make_step() -> Any:
     schedule = trainer.get_noise_scheduler(args, accelerator.device)
     strategy = strategy_sd.SdTokenizeStrategy.__new__(strategy_sd.SdTokenizeStrategy)
     strategy.max_length, strategy.tokenizer = 77, type("Tokenizer", (), {"model_max_length": 77, "eos_token_id": 1})()
-    encode, recorder, count = strategy_sd.SdTextEncodingStrategy(None), train_util.LossRecorder(), job["batch"]
+    encode, recorder = strategy_sd.SdTextEncodingStrategy(None), train_util.LossRecorder()
 
-    def step(*, optimize: bool = True) -> None:
+    def step(count: int, *, optimize: bool = True) -> None:
         batch = {
             "latents": torch.randn(count, 4, job["latent"], job["latent"]),  # on the host, as its loader hands them over
             "input_ids_list": [torch.randint(0, encoder.config.vocab_size, (count, 1, 77))],
@@ -101,9 +101,10 @@ def make_step() -> Any:
 
 torch.set_num_threads(1)
 made = make_step()
-found = measure(made, job["repeats"], device=job["device"], most_s=job["most_s"])
-if job["device"] == "cpu":
-    with Operations() as counted:
-        made(optimize=False)  # the numbers that torch's AdamW reads lie on the host, on a GPU too
-    found["synchronising"] = counted.synchronising
-print(json.dumps(found))
+for size in job["batches"]:
+    found = measure(lambda size=size: made(size), job["repeats"], device=job["device"], most_s=job["most_s"])
+    if job["device"] == "cpu":
+        with Operations() as counted:
+            made(size, optimize=False)  # the numbers that torch's AdamW reads lie on the host, on a GPU too
+        found["synchronising"] = counted.synchronising
+    print(json.dumps({"batch": size, **found}), flush=True)

@@ -27,7 +27,7 @@ def by_stage(found: list[dict[str, Any]], *, text: bool) -> dict[str, dict[str, 
 def test_every_stage_is_measured_written_down_and_shown(
     tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(train, "measure_sd_scripts", lambda *_: {"left_out": "no sd-scripts in this test"})
+    monkeypatch.setattr(train.SdScripts, "measure", lambda *_: {"left_out": "no sd-scripts in this test"})
     found = train.main([*small, "--out", str(tmp_path / "lines.jsonl")])
     lines = [json.loads(line) for line in (tmp_path / "lines.jsonl").read_text().splitlines()]
     assert lines == found
@@ -50,8 +50,8 @@ def test_a_stage_that_fails_is_told_and_ends_no_other(
     def fail(*_: object) -> dict[str, Any]:
         raise RuntimeError("out of luck")
 
-    for name in ("measure_limit", "measure_sd_scripts"):
-        monkeypatch.setattr(train, name, fail)
+    monkeypatch.setattr(train, "measure_limit", fail)
+    monkeypatch.setattr(train.SdScripts, "measure", fail)
     monkeypatch.setattr(train, "measure_native", lambda *_: {"left_out": "elsewhere"})
     found = train.main(small)
     assert by_stage(found, text=False)["limit"]["failed"] == "RuntimeError: out of luck"
@@ -70,8 +70,17 @@ def test_flops_are_those_of_three_steps_worth_for_three_styles(tiny_base: BaseFi
     assert three == pytest.approx(3 * one, rel=0.01)
 
 
+def test_stages_can_be_picked(small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "measure_native", lambda *_: {"left_out": "elsewhere"})
+    found = train.main([*small, "--compile", "--only", "native, compiled"])
+    assert [row["stage"] for row in found] == ["native, compiled"] * 2
+
+
 @pytest.mark.vendor
 def test_sd_scripts_own_step_is_beside_them(small: list[str], sd_scripts: Any) -> None:
-    rows = by_stage(train.main(small), text=False)
-    assert rows["sd-scripts"]["operations"] > 2 * rows["native"]["operations"]
-    assert rows["sd-scripts"]["synchronising"] >= 2
+    found = [row for row in train.main([*small, "--batches", "1", "2"]) if row["stage"] in {"sd-scripts", "native"}]
+    for batch in (1, 2):
+        theirs, ours = ([row for row in found if (row["stage"], row["batch"], row["text"]) == (name, batch, False)]
+                        for name in ("sd-scripts", "native"))  # fmt: skip
+        assert theirs[0]["operations"] > 2 * ours[0]["operations"]
+        assert theirs[0]["synchronising"] >= 2
