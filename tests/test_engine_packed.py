@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +53,7 @@ def test_seeds_and_rates_of_one_style_are_trained_in_one_pass(tmp_path: Path, ti
     recipes = {"seed 1": {"seed": 1}, "seed 2": {"seed": 2}, "faster": {"seed": 1, "unet_lr": 4e-3}}
     jobs = make_jobs(tmp_path, tiny_base, recipes, style="cartoon")
     results = train(jobs)
-    assert all(not heard.texts("note") for _, heard in jobs), "nothing was trained apart"
+    assert not [text for _, heard in jobs for text in heard.texts("note") if "trained after" in text]
     found = []
     for (job, heard), trained in zip(jobs, results, strict=True):
         assert heard.steps == list(range(1, trained.steps + 1))
@@ -65,6 +66,32 @@ def test_seeds_and_rates_of_one_style_are_trained_in_one_pass(tmp_path: Path, ti
         found.append(load_file(path))
     assert difference(found[1], found[0]) > 0.1
     assert difference(found[2], found[0]) > 0.1
+
+
+def test_passes_and_memory_are_foretold(tmp_path: Path, tiny_base: BaseFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    from brushset.native.step import Pack
+
+    passes: list[int] = []
+    add = Pack.add_gradients
+    monkeypatch.setattr(Pack, "add_gradients", lambda pack, draws: (passes.append(len(draws)), add(pack, draws))[1])
+    jobs = make_jobs(tmp_path, tiny_base, {"ink": {}, "chalk": {"max_train_epochs": 1, "seed": 5}})
+    train(jobs)
+    batches, fewer = sum(passes), f"{100 * (sum(passes) - len(passes)) / sum(passes):.0f}"
+    foretold, memory = jobs[0][1].texts("note")
+    assert batches == 9
+    assert len(passes) < 9
+    assert foretold == f"2 styles: 9 batches in {len(passes)} passes, {fewer} % fewer"
+    assert re.fullmatch(r"a style takes \d+ MB beside the models, and what its batches take", memory)
+    assert not jobs[1][1].texts("note"), "it is said once"
+    for job, _ in jobs:
+        assert foretold in (log := job.run.train_log.read_text(encoding="utf-8"))
+        assert memory in log
+
+
+def test_one_style_alone_foretells_nothing(tmp_path: Path, tiny_base: BaseFile) -> None:
+    ((job, heard),) = make_jobs(tmp_path, tiny_base, {"ink": {"max_train_epochs": 1}})
+    train([(job, heard)])
+    assert not heard.texts("note")
 
 
 def test_each_ends_when_its_own_training_does(tmp_path: Path, tiny_base: BaseFile) -> None:

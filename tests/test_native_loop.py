@@ -141,7 +141,7 @@ def test_dropped_captions_are_trained_as_empty_ones(run: RunPaths, tiny_base: Ba
     session, _ = begin(run, tiny_base, {"caption_dropout_rate": 1.0})
     seen = []
     prepare = session.text.prepare
-    session.text.prepare = lambda captions, **named: (seen.extend(captions), prepare(captions, **named))[1]  # type: ignore[method-assign]
+    session.text.prepare = lambda captions, skip, **named: (seen.extend(captions), prepare(captions, skip, **named))[1]  # type: ignore[method-assign]
     session.backward(epoch_batches(session.images, session.settings.dataset, seed=7, epoch=1)[0], 0)
     assert set(seen) == {""}
 

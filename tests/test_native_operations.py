@@ -22,11 +22,13 @@ from brushset.records import BaseFile
 def open_styles(
     root: Path, base: BaseFile, count: int, dataset: dict[str, Any] | None = None, device: str = "cpu", **changes: Any
 ) -> list[Session]:
+    """Sessions of one pack; a change that is a tuple has a value for each style."""
     vae = load_components(base, parts=("vae",)).vae
     styles = []
     for number in range(count):
+        own = {key: value[number] if isinstance(value, tuple) else value for key, value in changes.items()}
         settings = settings_of(
-            make_run(root / str(number), {"resolution": 128, **(dataset or {})}, {"seed": number, **changes})
+            make_run(root / str(number), {"resolution": 128, **(dataset or {})}, {"seed": number, **own})
         )
         images = read_training_set(settings)
         length = plan_length(images.plan, settings.dataset, settings.training)
@@ -57,27 +59,31 @@ def count_step(sessions: list[Session]) -> Operations:
 
 
 @pytest.mark.parametrize(
-    ("styles", "unet_only", "most"),
-    [(1, True, 2150), (3, True, 3 * 720), (1, False, 2900), (3, False, 3 * 980)],
-)
+    ("styles", "unet_only", "clip_skip", "most"),
+    [(1, True, None, 2100), (3, True, (1, 2, 1), 3 * 705), (1, False, None, 2750), (3, False, None, 3 * 925),
+     (3, False, (1, 2, 1), 3 * 930)],
+)  # fmt: skip
 def test_a_step_starts_few_operations_and_awaits_none(
-    tmp_path: Path, tiny_base: BaseFile, styles: int, unet_only: bool, most: int
+    tmp_path: Path, tiny_base: BaseFile, styles: int, unet_only: bool, clip_skip: Any, most: int
 ) -> None:
-    counted = count_step(open_styles(tmp_path, tiny_base, styles, network_train_unet_only=unet_only))
+    counted = count_step(
+        open_styles(tmp_path, tiny_base, styles, network_train_unet_only=unet_only, clip_skip=clip_skip)
+    )
     print(f"{styles} styles, {'UNet alone' if unet_only else 'with text encoder'}: {counted.total} operations, "
           f"{counted.views.total()} views; {counted.started.most_common(14)}")  # fmt: skip
     assert counted.started["baddbmm_"] > 3 * 192  # it is the real step that is counted
     assert counted.total <= most
     assert counted.synchronising == 0
     assert counted.started["clone"] <= 2 + styles  # activations are not copied from one layout to another
-    assert counted.started["cat"] <= 12 + 2 + 5 * (styles > 1)  # the skip connections
+    several = 16 if unet_only else 16 + 12 + 1  # q, k and v; keys and values of the text: their gradients
+    assert counted.started["cat"] <= 12 + several + 5 * (styles > 1)  # 12 skip connections
 
 
 @pytest.mark.parametrize(
     ("dataset", "training"),
     [
         ({"caption_dropout_rate": 0.5, "flip_aug": True}, {"noise_offset": 0.1, "min_snr_gamma": 5.0}),
-        ({"shuffle_caption": True}, {"gradient_accumulation_steps": 2, "cache_latents": False}),
+        ({"shuffle_caption": True}, {"gradient_accumulation_steps": 2, "cache_latents": False, "clip_skip": (1, 2)}),
         ({}, {"loss_type": "huber", "ip_noise_gamma": 0.1, "gradient_checkpointing": True, "max_token_length": 150}),
     ],
 )

@@ -40,7 +40,7 @@ def small_layers() -> dict[str, LoraLayer]:
 
 def optimizer_for(training: TrainingKeys) -> Any:
     layers = small_layers()
-    flat = FlatWeights({name: {name: layers[name]} for name in trained_groups(training)}, {})
+    flat = FlatWeights({name: [{name: layers[name]}] for name in trained_groups(training)}, {})
     return make_optimizer({name: flat.parameters(0, name) for name in trained_groups(training)}, training)
 
 
@@ -106,7 +106,7 @@ def test_every_optimizer_lowers_a_simple_loss(name: str) -> None:
     rate = 1.0 if name == "Prodigy" else 1e-2
     training = recipe(optimizer_type=name, unet_lr=rate, text_encoder_lr=rate)
     layers = small_layers()
-    flat = FlatWeights({name: {name: layer} for name, layer in layers.items()}, {})
+    flat = FlatWeights({name: [{name: layer}] for name, layer in layers.items()}, {})
     split = name == "AdamW8bit"
     optimizer = make_optimizer({group: flat.parameters(0, group, split=split) for group in layers}, training)
     x = torch.randn(16, 80, generator=torch.Generator().manual_seed(1))

@@ -46,7 +46,7 @@ def test_only_the_styles_whose_words_vary_are_encoded_as_they_come(sessions: lis
     seen: list[int] = []
     hook = sessions[0].text._encoder.register_forward_hook(lambda _module, given, _made: seen.append(len(given[0])))
     made = draws(sessions)
-    assert [made[row].text.dim() for row in (0, 1, 2)] == [1, 3, 1]
+    assert [made[row].text.numbers.dim() for row in (0, 1, 2)] == [1, 3, 1]
     sessions[0].pack.add_gradients(made)
     sessions[0].pack.add_gradients({0: made[0], 2: made[2]})
     hook.remove()

@@ -69,7 +69,7 @@ def test_the_loss_is_the_training_loss_at_four_timesteps(session: Session) -> No
             mean = heldout.latents.mean[64, 64][image, 0][None]
             share = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)[step]
             noisy = share.sqrt() * mean + (1 - share).sqrt() * noise
-            states = session.text.encode([f"cartoonstyle, a cat, part {image + 3}"])
+            states = session.text.encode([(f"cartoonstyle, a cat, part {image + 3}", 1)])
             with torch.no_grad():
                 keys = None if pack.text_product is None else {"text": pack.text_product(states)}
                 told = pack.unet(noisy, torch.tensor([step]), states, cross_attention_kwargs=keys).sample

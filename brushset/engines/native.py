@@ -1,6 +1,6 @@
 """The embedded engine: no child process, no sd-scripts. One style, or several in one pass over one base.
 
-See brushset.native for how it trains. Styles go together where base, precision, rank and what else the models share are
+See brushset.native for how it trains. Styles go together where base, precision and what else the models share are
 equal; the others are trained after them, and it is said why. Each one's result is as if it had been trained alone, and is
 there as soon as its own training ends. Where memory does not suffice for all at once they are halved, and it is said.
 """

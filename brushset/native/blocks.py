@@ -109,9 +109,36 @@ class TextAttention(nn.Module):
 
 
 def shorten_text_encoder(text_encoder: Any) -> None:
-    """Replaces the attention of an encoder whose layers are LoRA layers."""
+    """Replaces the attention of an encoder whose layers are LoRA layers, and its activation where that is CLIP's."""
+    from transformers.activations import QuickGELUActivation
+
     for layer in text_encoder.text_model.encoder.layers:
         layer.self_attn = TextAttention(layer.self_attn)
+        if isinstance(layer.mlp.activation_fn, QuickGELUActivation):
+            layer.mlp.activation_fn = QuickGelu()
+
+
+class QuickGelu(nn.Module):
+    """x · σ(1.702 x) (arXiv 1606.08415), in four operations with its gradient in place of eight: it is SiLU of 1.702 x,
+    over 1.702, and the gradients of the two are the same number.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Elementwise."""
+        made: torch.Tensor = _QuickGelu.apply(x)
+        return made
+
+
+class _QuickGelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        widened = x * 1.702
+        ctx.save_for_backward(widened)
+        return F.silu(widened).div_(1.702)
+
+    @staticmethod
+    def backward(ctx: Any, given: torch.Tensor) -> torch.Tensor:
+        return torch.ops.aten.silu_backward(given, ctx.saved_tensors[0])
 
 
 def attend(parts: Sequence[torch.Tensor], heads: int, *, causal: bool = False) -> torch.Tensor:

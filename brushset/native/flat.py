@@ -6,9 +6,11 @@
     summed     [K, P]  in master's precision: what the optimizer reads; the same memory as gradients where it can be
 
 A row is an adapter. A layer's A and B are views [K, r, in] and [K, out, r] of `working`, their `grad` of `gradients`.
-Groups of one learning rate lie together, first every A of the group, in the order of the layers, then every B, so that
-layers that follow each other can be one product; weights that no one trains lie behind them, without gradients. At rank
-32 a row of all 264 modules has 15.9 M numbers: 254 MB with gradients and Adam's moments in float32.
+Groups of one learning rate lie together, in stretches: of each first every A, in the order of the layers, then every B, so
+that layers that follow each other can be one product. An adapter may reach the first stretches of a group alone, as one
+that skips the text encoder's last layers does: the others are not its optimizer's, and stay as they are. So the places are
+the same whatever is reached. Weights that no one trains lie behind the groups, without gradients. At rank 32 a row of all
+264 modules has 15.9 M numbers: 254 MB with gradients and Adam's moments in float32.
 """
 
 from __future__ import annotations
@@ -21,73 +23,85 @@ from torch import nn
 from brushset.native.lora import LoraLayer
 from brushset.native.product import Routing
 
+Layers = Mapping[str, LoraLayer]
+
 
 class FlatWeights:
-    """See above. `groups` are the layers that are trained, by group; `idle` are the others."""
+    """See above. `groups` are the layers that are trained, in the stretches of each group; `idle` are the others. `reached`
+    says, of a group, how many stretches each adapter reaches: all where it says nothing.
+    """
 
-    def __init__(self, groups: Mapping[str, Mapping[str, LoraLayer]], idle: Mapping[str, LoraLayer]) -> None:
-        layers = [layer for group in groups.values() for layer in group.values()]
-        first = (layers or list(idle.values()))[0]
+    def __init__(
+        self,
+        groups: Mapping[str, Sequence[Layers]],
+        idle: Layers,
+        reached: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
+        stretches = [stretch for group in groups.values() for stretch in group]
+        self._layers = [layer for stretch in (*stretches, idle) for layer in stretch.values()]
+        first = self._layers[0]
         rows, device, narrow = len(first.ranks), first.frozen.weight.device, first.frozen.weight.dtype
         wide = torch.promote_types(narrow, torch.float32)
-        self._groups: dict[str, slice] = {}
-        start = 0
-        for name, group in groups.items():
-            end = start + sum(layer.down[0].numel() + layer.up[0].numel() for layer in group.values())
-            self._groups[name] = slice(start, end)
-            start = end
-        self.trained = slice(0, start)
-        total = start + sum(layer.down[0].numel() + layer.up[0].numel() for layer in idle.values())
-        self.master = torch.zeros(rows, total, device=device, dtype=wide)
+        self._reached = {name: [len(group)] * rows for name, group in groups.items()} | dict(reached or {})
+        size = sum(_size(stretch) for stretch in stretches)
+        self.trained = slice(0, size)
+        self.master = torch.zeros(rows, size + _size(idle), device=device, dtype=wide)
         self.working = self.master if wide == narrow else torch.zeros_like(self.master, dtype=narrow)
-        self.gradients = torch.zeros(rows, start, device=device, dtype=narrow)
-        self.summed = self.gradients if wide == narrow else torch.zeros(rows, start, device=device, dtype=wide)
-        self._tensors: dict[str, list[slice]] = {}
-        self._layers = [*layers, *idle.values()]
+        self.gradients = torch.zeros(rows, size, device=device, dtype=narrow)
+        self.summed = self.gradients if wide == narrow else torch.zeros(rows, size, device=device, dtype=wide)
+        self._places: dict[str, list[list[slice]]] = {name: [] for name in groups}
         at = 0
-        for name, group in (*groups.items(), ("", idle)):
-            at = self._place(list(group.values()), name, at)
+        for name, group in groups.items():
+            for number, stretch in enumerate(group):
+                trained = number < max(self._reached[name])
+                self._places[name].append(self._place(list(stretch.values()), at, trained=trained))
+                at = self._places[name][-1][-1].stop
+        self._place(list(idle.values()), at, trained=False)
         self.refresh()
 
-    def _place(self, layers: Sequence[LoraLayer], group: str, at: int) -> int:
-        """Moves the layers' weights into the buffer; returns where the next ones go."""
+    def _place(self, layers: Sequence[LoraLayer], at: int, *, trained: bool) -> list[slice]:
+        """Moves the layers' weights into the buffer; returns where each matrix lies."""
         held = [layer.down.detach() for layer in layers] + [layer.up.detach() for layer in layers]
-        self._tensors[group] = []
+        places = []
         for tensor in held:
-            where = slice(at, at + tensor[0].numel())
-            self._tensors[group].append(where)
-            self.master[:, where].copy_(tensor.flatten(1))
-            at = where.stop
-        for layer, *places in zip(layers, self._tensors[group], self._tensors[group][len(layers) :], strict=False):
+            places.append(slice(at, at + tensor[0].numel()))
+            self.master[:, places[-1]].copy_(tensor.flatten(1))
+            at = places[-1].stop
+        for layer, *own in zip(layers, places, places[len(layers) :], strict=False):
             shapes = layer.down.shape, layer.up.shape
-            down, up = (self.working[:, where].view(shape) for where, shape in zip(places, shapes, strict=True))
-            layer.place(down, up, trained=bool(group))
-            kept = (self.master[:, where].view(shape) for where, shape in zip(places, shapes, strict=True))
+            down, up = (self.working[:, where].view(shape) for where, shape in zip(own, shapes, strict=True))
+            layer.place(down, up, trained=trained)
+            kept = (self.master[:, where].view(shape) for where, shape in zip(own, shapes, strict=True))
             layer.down_master, layer.up_master = kept
-            if group:
+            if trained:
                 layer.down.grad, layer.up.grad = (
-                    self.gradients[:, where].view(shape) for where, shape in zip(places, shapes, strict=True)
+                    self.gradients[:, where].view(shape) for where, shape in zip(own, shapes, strict=True)
                 )
-        return at
+        return places
 
     def parameters(self, row: int, group: str, *, split: bool = False) -> list[nn.Parameter]:
-        """One adapter's weights of one group for an optimizer: a single tensor, or one a matrix with `split`."""
-        parts = self._tensors[group] if split else [self._groups[group]]
+        """What one adapter reaches of one group, for an optimizer: a single tensor, or one a matrix with `split`."""
+        matrices = [where for stretch in self._places[group][: self._reached[group][row]] for where in stretch]
         made = []
-        for where in parts:
+        for where in matrices if split else [self._reach(row, group)]:
             parameter = nn.Parameter(self.master[row, where])
             parameter.grad = self.summed[row, where]
             made.append(parameter)
         return made
 
+    def _reach(self, row: int, group: str) -> slice:
+        """Where the weights lie that one adapter reaches of one group."""
+        places = self._places[group]
+        return slice(places[0][0].start, places[self._reached[group][row] - 1][-1].stop)
+
     def strip(self, row: int, values: torch.Tensor, group: str | None = None) -> torch.Tensor:
-        """One adapter's `values`, as long as a row or what is trained of it or, with its name, as a group, without those
-        that only fill up to the pack's largest rank. A number of its own, such as a step, is left as it is.
+        """One adapter's `values`, as long as a row or what is trained of it or, with its name, as what it reaches of a
+        group, without those that only fill up to the pack's largest rank. A number of its own, such as a step, is left as it is.
         """
         own = self._own(row)
         if own is None or values.dim() == 0:
             return values
-        start = 0 if group is None else self._groups[group].start
+        start = 0 if group is None else self._reach(row, group).start
         return values[own[start : start + len(values)]]
 
     def pad(self, row: int, values: torch.Tensor, group: str | None = None) -> torch.Tensor:
@@ -95,7 +109,7 @@ class FlatWeights:
         own = self._own(row)
         if own is None or values.dim() == 0:
             return values
-        lengths = [own, own[self.trained]] if group is None else [own[self._groups[group]]]
+        lengths = [own, own[self.trained]] if group is None else [own[self._reach(row, group)]]
         own = next(each for each in lengths if int(each.sum()) == len(values))
         padded = torch.zeros(len(own), device=own.device, dtype=values.dtype)
         return padded.masked_scatter_(own, values.to(own.device))
@@ -132,3 +146,8 @@ class FlatWeights:
         """Brings the working copy up to date."""
         if self.working is not self.master:
             self.working.copy_(self.master)
+
+
+def _size(layers: Layers) -> int:
+    """How many numbers they take in a row."""
+    return sum(layer.down[0].numel() + layer.up[0].numel() for layer in layers.values())

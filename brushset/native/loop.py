@@ -20,9 +20,11 @@ import torch
 from brushset.errors import TrainerFailed
 from brushset.native.dataset import Batch, Length, epoch_batches
 from brushset.native.norms import limit_norms
+from brushset.native.schedule import Schedule, evenly_apart
 from brushset.native.session import Session
 
 if TYPE_CHECKING:
+    from brushset.buckets import Size
     from brushset.native.step import Pack
 
 READ_EVERY = {"cuda": 50, "cpu": 1}
@@ -71,10 +73,9 @@ class _Course:
     def open_epoch(self) -> None:
         """Goes to the epoch and batch after the session's last step and what was gathered since."""
         session, length = self.session, self.session.length
-        epoch, done = divmod(session.step, length.steps_per_epoch)
-        self.epoch = epoch + 1
-        self.position = done * session.settings.training.gradient_accumulation_steps + len(session.pending)
-        self.number = epoch * length.batches_per_epoch + self.position
+        self.epoch = session.step // length.steps_per_epoch + 1
+        self.number = batches_done(session)
+        self.position = self.number - (self.epoch - 1) * length.batches_per_epoch
         seed = session.settings.training.seed
         self.batches = epoch_batches(session.images, session.settings.dataset, seed=seed, epoch=self.epoch)
 
@@ -138,15 +139,19 @@ def run_updates(session: Session, length: Length) -> Iterator[Update]:
 
 
 def run_together(
-    sessions: Sequence[Session], *, read_every: int | None = None, at_rest: Callable[[], None] = lambda: None
+    sessions: Sequence[Session],
+    *,
+    schedule: Schedule | None = None,
+    read_every: int | None = None,
+    at_rest: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Session, Update | TrainerFailed]]:
     """Trains all styles of one pack to their ends; tells each style's updates in order, and the failure that ended it.
 
-    Styles whose next batches have one shape go together; the others wait or go alone. When a style ends, the others go on.
-    `at_rest` is called when all that was done has been told: what is saved then belongs together. Styles whose weights
+    Styles whose next batches have one shape go together (brushset.native.schedule); the others wait or go alone. When a
+    style ends, the others go on. `at_rest` is called when all that was done has been told: what is saved then belongs together. Styles whose weights
     somebody waits for are told last, so that this holds in their last update as well.
     """
-    pack = sessions[0].pack
+    pack, schedule = sessions[0].pack, schedule or open_schedule(sessions)
     courses = [_Course(each, each.pause, deque(each.recent, each.length.batches_per_epoch)) for each in sessions]
     for course in courses:
         course.over = course.session.step >= course.session.length.steps
@@ -154,7 +159,8 @@ def run_together(
             course.open_epoch()
     losses = _Losses(pack, read_every or READ_EVERY[pack.device.type])
     while running := [course for course in courses if not (course.over or course.session.stopped)]:
-        together = choose_together(running)
+        chosen = schedule.choose({course.session.row: course.number for course in running})
+        together = [course for course in running if course.session.row in chosen]
         slot = losses.put(pack, together)
         due = [course for course in together if course.advance(slot)]
         _update(pack, due)
@@ -170,33 +176,36 @@ def run_together(
             at_rest()
 
 
-def choose_together(running: Sequence[_Course]) -> list[_Course]:
-    """The styles of the next pass: the largest group whose next batches have one shape; of two, the one whose styles have
-    most left. Rows must lie evenly apart to be one view of the flat buffer.
-    """
-    groups: dict[object, list[_Course]] = {}
-    for course in running:
-        groups.setdefault((course.batch.bucket, len(course.batch.images)), []).append(course)
-    even = [_evenly_apart(group) for group in groups.values()]
-    return max(
-        even, key=lambda group: (len(group), sum(each.session.length.steps - each.session.step for each in group))
-    )
+def open_schedule(sessions: Sequence[Session]) -> Schedule:
+    """Who goes with whom, of all batches of these styles."""
+    return Schedule({each.row: [_shape(batch) for batch in _all_batches(each)] for each in sessions})
 
 
-def _evenly_apart(group: list[_Course]) -> list[_Course]:
-    """The longest beginning of the group whose rows are an arithmetic progression."""
-    rows = [course.session.row for course in group]
-    end = 2
-    while end < len(rows) and rows[end] - rows[end - 1] == rows[1] - rows[0]:
-        end += 1
-    return group[:end]
+def batches_done(session: Session) -> int:
+    """How many batches of the run a session has behind it, those of an unfinished update included."""
+    length, every = session.length, session.settings.training.gradient_accumulation_steps
+    epoch, done = divmod(session.step, length.steps_per_epoch)
+    return epoch * length.batches_per_epoch + done * every + len(session.pending)
+
+
+def _all_batches(session: Session) -> Iterator[Batch]:
+    """Of the whole run; where it is as many steps long as were asked for, its last epoch is cut short."""
+    length, training = session.length, session.settings.training
+    for epoch in range(1, length.epochs + 1):
+        left = length.steps - (epoch - 1) * length.steps_per_epoch
+        batches = epoch_batches(session.images, session.settings.dataset, seed=training.seed, epoch=epoch)
+        yield from batches[: left * training.gradient_accumulation_steps]
+
+
+def _shape(batch: Batch) -> tuple[Size, int]:
+    return batch.bucket, len(batch.images)
 
 
 def _update(pack: Pack, due: Sequence[_Course]) -> None:
     """Moves the weights of all styles whose update is due: at once where their rows allow it."""
     while due:
-        together, due = _evenly_apart(list(due)), due[len(_evenly_apart(list(due))) :]
-        sessions = [course.session for course in together]
+        together = len(evenly_apart([course.session.row for course in due]))
+        sessions, due = [course.session for course in due[:together]], due[together:]
         for session in sessions:
             session.set_rates()
         pack.update([session.row for session in sessions], [session.optimizer for session in sessions])

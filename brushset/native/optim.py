@@ -35,7 +35,7 @@ def trained_groups(training: TrainingKeys) -> dict[str, float]:
 def shared_settings(training: TrainingKeys) -> dict[str, object]:
     """What must be equal for styles to be trained in one pack."""
     keys = (
-        "network_train_unet_only", "mixed_precision", "sdpa", "xformers", "clip_skip",
+        "network_train_unet_only", "mixed_precision", "sdpa", "xformers",
         "gradient_checkpointing", "max_token_length", "loss_type", "zero_terminal_snr",
         "cache_latents",
     )  # fmt: skip

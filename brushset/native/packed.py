@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from brushset.records import Trained
 if TYPE_CHECKING:
     from brushset.native.latents import CachedLatents
     from brushset.native.loop import Update
+    from brushset.native.schedule import Schedule
     from brushset.native.session import Session
 
 
@@ -123,7 +124,7 @@ class _Attempt:
 
     def _train(self, sessions: Mapping[int, Session]) -> Iterator[tuple[int, Trained | BrushsetError]]:
         from brushset.native.compiling import compile_seconds
-        from brushset.native.loop import run_together
+        from brushset.native.loop import open_schedule, run_together
 
         states = States([self._trainings[index] for index in sessions])
         beside = f", beside {len(sessions) - 1} others" if len(sessions) > 1 else ""
@@ -136,7 +137,10 @@ class _Attempt:
                 yield index, self._result(index)
         indices = {id(session): index for index, session in sessions.items()}
         begun = time.monotonic()
-        for session, told in run_together(list(sessions.values()), at_rest=states.at_rest):
+        schedule = open_schedule(list(sessions.values()))
+        self._forecast([index for index in sessions if not self._trainings[index].ended], sessions, schedule)
+        updates = run_together(list(sessions.values()), schedule=schedule, at_rest=states.at_rest)
+        for session, told in states.before_a_stop(updates):
             index = indices[id(session)]
             training = self._trainings[index]
             if training.failure is None:
@@ -147,6 +151,22 @@ class _Attempt:
                     if training.job.spec.train.compile:
                         self._note("compilation, within training", [index], compile_seconds())
                     yield index, self._result(index)
+
+    def _forecast(self, indices: Sequence[int], sessions: Mapping[int, Session], schedule: Schedule) -> None:
+        """Says of several how many passes they take and how much memory: once to whoever watches, and in each one's log."""
+        from brushset.native.loop import batches_done
+        from brushset.native.memory import describe_memory
+
+        if len(indices) < 2:
+            return
+        going = [sessions[index] for index in indices]
+        done = {session.row: batches_done(session) for session in going}
+        batches, passes = schedule.batches(done), schedule.count(done)
+        fewer = f"{100 * (batches - passes) / batches:.0f} % fewer"
+        for text in (f"{len(going)} styles: {batches} batches in {passes} passes, {fewer}", describe_memory(going)):
+            self._trainings[indices[0]].emit("note", text=text)
+            for index in indices:
+                self._trainings[index].tracker.line(text)
 
     def _result(self, index: int) -> Trained:
         device = _device_name(self._device)

@@ -1,7 +1,8 @@
 """The product of layers that are trained: y = x Wᵀ + b + alpha/r · (x Aᵀ) Bᵀ, W frozen, for one adapter or for several.
 
 Layers that read the same input (q, k and v of self-attention; k and v of all cross-attentions, which read the text) are
-one product over their W's and A's laid behind one another; each has its B and its output, a view of the joint one.
+one product over their W's and A's laid behind one another; each has its B and its output, a view of the joint one. Their
+gradients are laid side by side for the product with W: a copy in place of a product and a sum for each.
 alpha/r is inside the matrix products: Kohya's form makes two further passes over every output and mirrors them in
 backward. Gradients of A and B are added to their place in the flat buffer by the product that makes them, so autograd
 has nothing to accumulate, and several batches before one update cost nothing more.
@@ -122,22 +123,20 @@ class LoraProduct(torch.autograd.Function):
     def backward(ctx: Any, *given: torch.Tensor) -> Any:
         flat, inner = ctx.saved_tensors
         rows: _Rows = ctx.rows
-        weights = ctx.product.weight.split(ctx.product.widths)
-        dx, to_inner = None, torch.empty_like(inner)
-        parts = zip(given, weights, rows.ups, rows.to_ups, _parts(inner, rows), _parts(to_inner, rows), strict=True)
-        for g, weight, up, to_up, part, to_part in parts:
-            g_flat = g.reshape(-1, g.shape[-1])
-            g_rows = _grouped(g_flat, rows)
+        flats, to_inner = [g.reshape(-1, g.shape[-1]) for g in given], torch.empty_like(inner)
+        parts = zip(flats, rows.ups, rows.to_ups, _parts(inner, rows), _parts(to_inner, rows), strict=True)
+        for g, up, to_up, part, to_part in parts:
+            g_rows = _grouped(g, rows)
             to_part.baddbmm_(g_rows, up, beta=0, alpha=rows.scale)
             to_up.baddbmm_(g_rows.transpose(1, 2), part, alpha=rows.scale)
-            if ctx.needs_input_grad[0]:
-                dx = g_flat @ weight if dx is None else dx.addmm_(g_flat, weight)
         if rows.scales is not None:
             to_inner.mul_(rows.scales)
         rows.to_down.baddbmm_(to_inner.transpose(1, 2), _grouped(flat, rows))
-        if dx is not None:
-            _grouped(dx, rows).baddbmm_(to_inner, rows.down)
-        return (None if dx is None else dx.view(ctx.shape)), None, None, None
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, None
+        dx = (flats[0] if len(flats) == 1 else torch.cat(flats, dim=1)) @ ctx.product.weight
+        _grouped(dx, rows).baddbmm_(to_inner, rows.down)
+        return dx.view(ctx.shape), None, None, None
 
 
 def _grouped(flat: torch.Tensor, rows: _Rows) -> torch.Tensor:

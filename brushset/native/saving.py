@@ -9,10 +9,14 @@ for the time of a few renames.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from brushset.errors import EnvironmentProblem
 from brushset.native.training import Training
+from brushset.stopping import is_stop_asked, raise_if_asked, stopping_at_rest
+
+T = TypeVar("T")
 
 
 class States:
@@ -24,11 +28,23 @@ class States:
         self._saved_at = time.monotonic()
 
     def at_rest(self) -> None:
-        """Saves them where the first of them wants it by now."""
+        """Saves them where the first of them wants it by now; and where SIGTERM was noted, which is raised then.
+
+        Raises:
+            Interrupted: SIGTERM came since the last time.
+        """
+        if is_stop_asked():
+            self.save()
+            raise_if_asked()
         minutes = [training.job.spec.train.save_state_minutes for training in self._living()]
         wanted = [60 * each for each in minutes if each]
         if wanted and time.monotonic() - self._saved_at >= min(wanted):
             self.save()
+
+    def before_a_stop(self, updates: Iterator[T]) -> Iterator[T]:
+        """The updates of all of them; SIGTERM meanwhile waits until their states are saved."""
+        with stopping_at_rest():
+            yield from updates
 
     def save(self) -> None:
         """Saves them now. One that cannot be saved goes on without; one that has ended is saved this once, beside those

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +25,7 @@ from brushset.native.objective import huber_thresholds, sample_weights
 from brushset.native.optim import TEXT_ENCODER_GROUP, UNET_GROUP, make_optimizer, plan_rates, set_rates, trained_groups
 from brushset.native.settings import NativeSettings, TrainingKeys
 from brushset.native.step import Draw, Pack
-from brushset.native.text import TextSource
+from brushset.native.text import Seen, TextSource
 
 if TYPE_CHECKING:
     from brushset.bases.load import Components
@@ -81,6 +82,11 @@ class Session:
         return self.pack.text
 
     @property
+    def clip_skip(self) -> int:
+        """Which of the text encoder's layers is seen, from the end; 1 is its own output."""
+        return self.settings.training.clip_skip or 1
+
+    @property
     def groups(self) -> list[str]:
         """The names of the optimizer's parameter groups."""
         return list(self.rates[0])
@@ -99,7 +105,7 @@ class Session:
             noise=drawn.noise,
             timesteps=drawn.timesteps,
             weights=self.weights.index_select(0, drawn.timesteps),
-            text=self.text.prepare(self.captions(batch, number), live=self.live_text),
+            text=self.text.prepare(self.captions(batch, number), self.clip_skip, live=self.live_text),
             added=drawn.added,
             thresholds=None if self.thresholds is None else self.thresholds.index_select(0, drawn.timesteps),
         )
@@ -180,7 +186,7 @@ def open_pack(
         None if first.network_train_unet_only else models.text_encoder,
         [Shape.of(each, torch.Generator().manual_seed(derive_seed(each.seed, "weights"))) for each in recipes],
     )
-    flat = _flatten(adapters[0], groups, clip_skip=first.clip_skip)
+    flat = _flatten(adapters[0], groups, [each.clip_skip or 1 for each in recipes])
     _prepare_models(models, first, trains_text=TEXT_ENCODER_GROUP in groups)
     pack = _make_pack(styles, models, adapters, flat)
     if first.sdpa:  # others bring their own attention
@@ -217,11 +223,12 @@ def _cache_text(sessions: Sequence[Session]) -> None:
     text = sessions[0].text
     if sessions[0].pack.trains_text:
         return
-    wanted: set[str] = set()
+    wanted: set[Seen] = set()
     for session in sessions:
         found = session.foresee_captions()
         session.live_text = found is None
-        wanted |= (found or set()) | set(session.heldout.captions if session.heldout else ())
+        captions = (found or set()) | set(session.heldout.captions if session.heldout else ())
+        wanted |= {(caption, session.clip_skip) for caption in captions}
     text.remember(wanted)
 
 
@@ -230,7 +237,7 @@ def _make_pack(styles: Sequence[Style], models: Components, adapters: Sequence[A
     trains_text = TEXT_ENCODER_GROUP in trained_groups(recipes[0])
     text = TextSource(
         models.tokenizer, models.text_encoder,
-        max_token_length=recipes[0].max_token_length, clip_skip=recipes[0].clip_skip,
+        max_token_length=recipes[0].max_token_length, clip_skips=[recipe.clip_skip or 1 for recipe in recipes],
     )  # fmt: skip
     device, dtype = flat.master.device, flat.master.dtype
     scales = [1.0 / recipe.gradient_accumulation_steps for recipe in recipes]
@@ -248,16 +255,20 @@ def _make_pack(styles: Sequence[Style], models: Components, adapters: Sequence[A
     )  # fmt: skip
 
 
-def _flatten(adapter: Adapter, groups: Sequence[str], *, clip_skip: int | None) -> FlatWeights:
-    """Layers that training reaches, by group; the others, and those behind the text layer that is used, are idle."""
-    skipped = {f"_layers_{12 - back}_" for back in range(1, clip_skip or 1)}
-    text = {n: layer for n, layer in adapter.text_encoder.items() if not any(part in n for part in skipped)}
+def _flatten(adapter: Adapter, groups: Sequence[str], clip_skips: Sequence[int]) -> FlatWeights:
+    """Layers of the groups that are trained, the text encoder's one stretch a layer of its own: an adapter reaches those up
+    to the one that it sees. The others are idle.
+    """
     of_text = {id(layer) for layer in text_projections(adapter.unet)}  # one product, so they lie behind one another
     unet = dict(sorted(adapter.unet.items(), key=lambda item: id(item[1]) not in of_text))
-    reached = {TEXT_ENCODER_GROUP: text, UNET_GROUP: unet}
-    trained = {name: reached[name] for name in groups}
-    busy = {name for group in trained.values() for name in group}
-    return FlatWeights(trained, {name: layer for name, layer in adapter.layers.items() if name not in busy})
+    layers = groupby(adapter.text_encoder.items(), key=lambda item: item[0].partition("_layers_")[2].partition("_")[0])
+    text = [dict(stretch) for _, stretch in layers]
+    stretches = {TEXT_ENCODER_GROUP: text, UNET_GROUP: [unet]}
+    trained = {name: stretches[name] for name in groups}
+    idle = {name: layer for name, layer in adapter.layers.items()
+            if not any(name in stretch for group in trained.values() for stretch in group)}  # fmt: skip
+    reached = [len(text) + 1 - skip for skip in clip_skips]
+    return FlatWeights(trained, idle, {TEXT_ENCODER_GROUP: reached} if TEXT_ENCODER_GROUP in trained else {})
 
 
 def _prepare_models(models: Components, training: TrainingKeys, *, trains_text: bool) -> None:

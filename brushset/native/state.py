@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from brushset.native.session import Session
     from brushset.native.settings import NativeSettings
 
-FILE, _VERSION = "state.safetensors", 2
+FILE, _VERSION = "state.safetensors", 3
 
 
 def fingerprint(settings: NativeSettings, sets: Sequence[TrainingSet | None], base_sha256: str) -> str:

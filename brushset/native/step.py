@@ -16,7 +16,6 @@ import torch
 
 from brushset.native.graph import GraphCache
 from brushset.native.objective import Corruption, Loss, corrupt, noise_losses, signal_shares
-from brushset.native.text import join
 
 if TYPE_CHECKING:
     from brushset.buckets import Size
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from brushset.native.latents import CachedLatents
     from brushset.native.lora import Adapter
     from brushset.native.product import Product, Routing
-    from brushset.native.text import TextSource
+    from brushset.native.text import TextSource, Wording
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Draw:
     noise: torch.Tensor
     timesteps: torch.Tensor
     weights: torch.Tensor
-    text: torch.Tensor
+    text: Wording
     added: torch.Tensor | None = None
     thresholds: torch.Tensor | None = None
 
@@ -165,7 +164,7 @@ class Pack:
             for name, tensor in parts.items():
                 made.setdefault(name, []).append(tensor)
         joined = {name: tensors[0] if len(tensors) == 1 else torch.cat(tensors) for name, tensors in made.items()}
-        joined |= join([draw.text for draw in draws.values()])
+        joined |= self.text.join([draw.text for draw in draws.values()])
         return {name: self.send(tensor) for name, tensor in joined.items()}
 
     def send(self, tensor: torch.Tensor) -> torch.Tensor:

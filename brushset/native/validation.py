@@ -19,7 +19,6 @@ from brushset.native.captions import fixed_caption
 from brushset.native.dataset import TrainingSet, derive_seed
 from brushset.native.latents import CachedLatents, encode_images
 from brushset.native.noise import draw_noise
-from brushset.native.text import join
 
 if TYPE_CHECKING:
     from brushset.native.session import Session
@@ -104,7 +103,7 @@ def _losses(session: Session, of: Heldout, samples: Sequence[tuple[int, int]]) -
         "added": torch.cat([added for _, added in drawn]),
         "timesteps": timesteps,
         "weights": session.weights.index_select(0, timesteps),
-        **join([session.text.prepare([captions[image] for image, _ in samples])]),
+        **session.text.join([session.text.prepare([captions[image] for image, _ in samples], session.clip_skip)]),
     }
     if session.thresholds is not None:
         given["thresholds"] = session.thresholds.index_select(0, timesteps)
