@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from brushset.chosen import chosen_adapter
 from brushset.errors import BrushsetError
 from brushset.load import load_style
 from brushset.paths import RunPaths, RunsDir
@@ -21,13 +22,15 @@ from brushset.spec import StyleSpec
 
 @dataclass(frozen=True)
 class Partner:
-    """A trained adapter of another style."""
+    """A trained adapter of another style: the checkpoint and weight that were chosen of it, alone."""
 
     style: str
     trigger: str
     weights: Path
     sha256: str
     run: RunPaths
+    weight: float
+    epoch: int
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,17 @@ def find_partners(spec: StyleSpec, run: RunPaths) -> Partners:
 
 
 def partner_digests(spec: StyleSpec, run: RunPaths) -> list[list[str]]:
-    """What evaluation takes from outside its run: style, trigger and SHA-256 of every adapter it mixes with."""
-    return [[partner.style, partner.trigger, partner.sha256] for partner in find_partners(spec, run).chosen]
+    """What evaluation takes from outside its run: style, trigger, SHA-256 and weight of every adapter it mixes with."""
+    return [
+        [partner.style, partner.trigger, partner.sha256, f"{partner.weight:g}"]
+        for partner in find_partners(spec, run).chosen
+    ]
 
 
 def _partner(style: str, run: RunPaths, trained: Trained) -> Partner:
-    return Partner(style, load_style(run.spec).trigger, run.root / trained.weights, trained.weights_sha256, run)
+    spec, chosen = load_style(run.spec), chosen_adapter(run, trained)
+    weight = spec.evaluate.weight if chosen.weight is None else chosen.weight
+    return Partner(style, spec.trigger, chosen.file, chosen.sha256, run, weight, chosen.epoch)
 
 
 def _trained(run: RunPaths) -> Trained | None:

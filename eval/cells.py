@@ -15,6 +15,7 @@ from brushset.generator import mix_label
 from brushset.partners import Partner
 from brushset.records import CellRole
 from brushset.spec import EvaluateSection, StyleSpec
+from eval.mixing.shares import Ingredient, method_weights, weights_of
 
 _FULL_WEIGHT = 1.0  # what a style's retention in a mix is held against
 _DECIMALS = 4  # 1 - 0.7 is 0.30000000000000004
@@ -22,13 +23,17 @@ _DECIMALS = 4  # 1 - 0.7 is 0.30000000000000004
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell before it is sampled. `addition` tells it from another of the same mix; `triggers` stand before the prompt."""
+    """A cell before it is sampled. `addition` tells it from another of the same mix; `triggers` stand before the prompt.
+    `method` composes the adapters; `shares` are those that the weights of a mix were made of.
+    """
 
     mix: tuple[tuple[str, float], ...]
     triggers: tuple[str, ...]
     role: CellRole
     addition: str = ""
     shown: bool = True
+    method: str = "weighted"
+    shares: tuple[float, ...] = ()
 
     @property
     def name(self) -> str:
@@ -63,11 +68,12 @@ def plan_cells(spec: StyleSpec, partners: Sequence[Partner]) -> list[PlannedCell
     """The cells in the order in which they are shown: baselines, the adapter alone, the pairs; then those that are only
     measured.
     """
+    own = own_ingredient(spec)
     first = [
         PlannedCell((), (), "base"),
         PlannedCell((), (style_words(spec),), "words", " + style words"),
         _alone(spec.name, spec.trigger, spec.evaluate.weight, shown=True),
-        *(_mix(spec, partner, *spec.evaluate.pair_weights, shown=True) for partner in partners),
+        *(mix_cell([own, ingredient(partner)], spec.evaluate.pair_weights, shown=True) for partner in partners),
     ]
     by_name: dict[str, PlannedCell] = {}
     for cell in (*first, *_weights(spec), *_triggers(spec, partners), *_for_mixes(spec, partners)):
@@ -103,24 +109,42 @@ def _triggers(spec: StyleSpec, partners: Sequence[Partner]) -> Iterator[PlannedC
 
 def _for_mixes(spec: StyleSpec, partners: Sequence[Partner]) -> Iterator[PlannedCell]:
     """What a mix is held against: every style alone at full weight and at its weight in the mix; and other shares."""
-    if not partners:
-        return
-    own, other = spec.evaluate.pair_weights
-    for weight in (own, _FULL_WEIGHT):
-        yield _alone(spec.name, spec.trigger, weight)
+    own = own_ingredient(spec)
     for partner in partners:
-        for weight in (other, _FULL_WEIGHT):
-            yield _alone(partner.style, partner.trigger, weight)
+        other = ingredient(partner)
+        even = mix_cell([own, other], spec.evaluate.pair_weights)
+        for each, (_, weight) in zip((own, other), even.mix, strict=True):
+            yield _alone(each.style, each.trigger, weight)
+            yield _alone(each.style, each.trigger, _FULL_WEIGHT)
         for share in spec.evaluate.pair_sweep:
-            yield _mix(spec, partner, share, round(1 - share, _DECIMALS))
+            yield mix_cell([own, other], (share, round(1 - share, _DECIMALS)))
+
+
+def own_ingredient(spec: StyleSpec) -> Ingredient:
+    """This style as a part of mixes."""
+    return Ingredient(spec.name, spec.trigger, spec.evaluate.weight)
+
+
+def ingredient(partner: Partner) -> Ingredient:
+    """Another style as a part of mixes."""
+    return Ingredient(partner.style, partner.trigger, partner.weight)
+
+
+def mix_cell(
+    parts: Sequence[Ingredient], shares: Sequence[float], *, method: str = "weighted", shown: bool = False
+) -> PlannedCell:
+    """A mix of these shares: "cartoon 0.5 + anime 0.5", "cartoon 0.8 + anime 0.8, switch"."""
+    recommended = [part.weight for part in parts]
+    weights = method_weights(method, weights_of(shares, recommended), recommended)
+    mix = tuple((part.style, weight) for part, weight in zip(parts, weights, strict=True))
+    addition = "" if method == "weighted" else f", {method}"
+    return PlannedCell(
+        mix, tuple(part.trigger for part in parts), "mix", addition, shown, method=method, shares=tuple(shares)
+    )
 
 
 def _alone(style: str, trigger: str, weight: float, *, shown: bool = False) -> PlannedCell:
     return PlannedCell(((style, weight),), (trigger,), "alone", shown=shown)
-
-
-def _mix(spec: StyleSpec, partner: Partner, own: float, other: float, *, shown: bool = False) -> PlannedCell:
-    return PlannedCell(((spec.name, own), (partner.style, other)), (spec.trigger, partner.trigger), "mix", shown=shown)
 
 
 def grid_places(settings: EvaluateSection) -> list[Place]:

@@ -26,19 +26,20 @@ _NOTE = "scale 0 to 100; text: the prompt without trigger and style words"
 
 def measure_clip_score(seen: Seen, cell: str) -> Measurement:
     """The score of a cell, 0 to 100."""
-    each = SCALE * _cosines(seen, cell)
+    each = SCALE * prompt_cosines(seen, cell)
     interval = bootstrap_prompts(each, seen.prompts).within(0.0, SCALE)
     return Measurement(max(float(each.mean()), 0.0), len(each), interval, _NOTE)
 
 
 def measure_clip_difference(seen: Seen, cell: str) -> Measurement:
     """By how many points the prompts are followed better than by the base, pair by pair."""
-    each = SCALE * (_cosines(seen, cell) - _cosines(seen, seen.layout.base))
+    each = SCALE * (prompt_cosines(seen, cell) - prompt_cosines(seen, seen.layout.base))
     note = "points of 100; paired with the base at the same prompts and seeds"
     return Measurement(float(each.mean()), len(each), bootstrap_prompts(each, seen.prompts), note)
 
 
-def _cosines(seen: Seen, cell: str) -> np.ndarray:
+def prompt_cosines(seen: Seen, cell: str) -> np.ndarray:
+    """The cosine of each image of a cell to its prompt's text, float64 [N]."""
     rows = seen.of(cell)
     if seen.texts is None:
         raise NotMeasured("this encoder reads no text")

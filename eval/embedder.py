@@ -70,6 +70,10 @@ class Embedder:
     def _towers(self) -> Towers:
         return self.load()
 
+    def release(self) -> None:
+        """Forgets the network, not what it saw."""
+        self.__dict__.pop("_towers", None)
+
     def encode_images(self, images: Sequence[Image]) -> np.ndarray:
         """float32 [N, D], of unit length unless `unit` is False."""
         return self._encode([image_key(image) for image in images], images, self._image_rows)

@@ -12,6 +12,7 @@ References are held fixed in a bootstrap: the intervals are those of another set
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -46,7 +47,7 @@ def bootstrap_prompts(columns: np.ndarray, prompts: np.ndarray, statistic: Stati
     if many < _FEWEST_DRAWN:
         left = of_means((sums.sum(axis=0) - sums) / (counts.sum() - counts)[:, None])
         return jackknife(float(of_means(table.mean(axis=0)[None])[0]), [left], f"{many} prompts")
-    drawn = np.random.default_rng(SEED).multinomial(many, np.full(many, 1 / many), size=DRAWS)
+    drawn = _draws(many)
     values = of_means((drawn @ sums) / (drawn @ counts)[:, None])
     finite = values[np.isfinite(values)]
     if len(finite) < (1 - _LOST_DRAWS) * DRAWS:
@@ -98,6 +99,14 @@ def per_prompt(table: np.ndarray, prompts: np.ndarray) -> tuple[np.ndarray, np.n
     sums = np.zeros((len(counts), table.shape[1]))
     np.add.at(sums, place, table)
     return sums, counts
+
+
+@lru_cache(maxsize=4)
+def _draws(many: int) -> np.ndarray:
+    """How often each of `many` prompts is drawn, float64 [DRAWS, many]: always the same, and half of a bootstrap's time."""
+    drawn = np.random.default_rng(SEED).multinomial(many, np.full(many, 1 / many), size=DRAWS).astype(np.float64)
+    drawn.setflags(write=False)
+    return drawn
 
 
 def _widened_tail(clusters: int) -> float:

@@ -15,7 +15,9 @@ LEAST_HELD_OUT = 4
 
 @dataclass(frozen=True)
 class Layout:
-    """The cells of a grid by their parts, in the grid's order. `mains` are the styles' cells at the weight that is judged."""
+    """The cells of a grid by their parts, in the grid's order. `main` is the style's cell at the weight that is judged;
+    `methods` names how those mixes are composed that are no weighted sums.
+    """
 
     style: str
     main: str
@@ -25,6 +27,7 @@ class Layout:
     wrong_trigger: str | None = None
     alone: Mapping[str, Mapping[float, str]] = field(default_factory=dict)
     mixes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    methods: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def own(self) -> list[str]:
@@ -46,9 +49,14 @@ class Layout:
         """Styles that this one is mixed with."""
         return list(dict.fromkeys(style for parts in self.mixes.values() for style in parts if style != self.style))
 
+    @property
+    def sums(self) -> dict[str, Mapping[str, float]]:
+        """The mixes that are weighted sums."""
+        return {name: parts for name, parts in self.mixes.items() if name not in self.methods}
+
     def pair(self, partner: str) -> dict[str, Mapping[str, float]]:
-        """The mixes of this style with one other and nothing else."""
-        return {name: parts for name, parts in self.mixes.items() if set(parts) == {self.style, partner}}
+        """The weighted sums of this style with one other and nothing else."""
+        return {name: parts for name, parts in self.sums.items() if set(parts) == {self.style, partner}}
 
 
 def layout_of(cells: Iterable[Cell], style: str, weight: float) -> Layout:
@@ -69,6 +77,7 @@ def layout_of(cells: Iterable[Cell], style: str, weight: float) -> Layout:
         wrong_trigger=_only(by_role.get("wrong trigger", [])),
         alone={name: dict(sorted(weights.items())) for name, weights in alone.items()},
         mixes={cell.name: cell.mix for cell in by_role.get("mix", [])},
+        methods={cell.name: cell.method for cell in by_role.get("mix", []) if cell.method != "weighted"},
     )
 
 

@@ -79,17 +79,7 @@ def load_extractors(spec: StyleSpec) -> dict[ExtractorName, Extractor]:
 
 def look_at(pictures: Pictures, extractors: Mapping[ExtractorName, Extractor], emit: Emit) -> dict[ExtractorName, Seen]:
     """What each extractor that is there sees."""
-    rows: dict[ExtractorName, dict[tuple[str, str], np.ndarray]] = {name: {} for name in extractors}
-    sets = list(_sets(pictures))
-    for done, (kind, key, files) in enumerate(sets):
-        emit("progress", what="features", done=done, total=len(sets))
-        images = [open_fitted(file, pictures.size) for file in files]
-        for name, extractor in extractors.items():
-            if isinstance(extractor, Embedder):
-                rows[name][kind, key] = extractor.encode_images(images)
-            elif isinstance(extractor, PairDistances) and kind == "cells":
-                rows[name][kind, key] = extractor.within_prompts(images, pictures.prompts)
-    emit("progress", what="features", done=len(sets), total=len(sets))
+    rows = _rows(pictures, list(_sets(pictures)), extractors, emit)
     found = {
         name: _seen(pictures, rows[name], _texts(pictures, name, extractor))
         for name, extractor in extractors.items()
@@ -100,6 +90,39 @@ def look_at(pictures: Pictures, extractors: Mapping[ExtractorName, Extractor], e
         twins = bits_apart(hashes, hashes) <= COPY_BITS
         found["dinov2"] = replace(found["dinov2"], twins=twins)
     return found
+
+
+def look_further(
+    seen: Mapping[ExtractorName, Seen], pictures: Pictures, extractors: Mapping[ExtractorName, Extractor], emit: Emit
+) -> dict[ExtractorName, Seen]:
+    """What was seen before, and the cells of `pictures` that were not."""
+    known = next(iter(seen.values())).cells if seen else {}
+    new = [("cells", name, files) for name, files in pictures.cells.items() if name not in known]
+    rows = _rows(pictures, new, extractors, emit)
+    return {
+        name: replace(
+            each, layout=pictures.layout, cells={**each.cells, **{key: row for (_, key), row in rows[name].items()}}
+        )
+        for name, each in seen.items()
+    }
+
+
+def _rows(
+    pictures: Pictures, sets: Sequence[tuple[str, str, Sequence[Path]]],
+    extractors: Mapping[ExtractorName, Extractor], emit: Emit,
+) -> dict[ExtractorName, dict[tuple[str, str], np.ndarray]]:  # fmt: skip
+    """Extractor → kind and name of the set → its rows."""
+    rows: dict[ExtractorName, dict[tuple[str, str], np.ndarray]] = {name: {} for name in extractors}
+    for done, (kind, key, files) in enumerate(sets):
+        emit("progress", what="features", done=done, total=len(sets))
+        images = [open_fitted(file, pictures.size) for file in files]
+        for name, extractor in extractors.items():
+            if isinstance(extractor, Embedder):
+                rows[name][kind, key] = extractor.encode_images(images)
+            elif isinstance(extractor, PairDistances) and kind == "cells":
+                rows[name][kind, key] = extractor.within_prompts(images, pictures.prompts)
+    emit("progress", what="features", done=len(sets), total=len(sets))
+    return rows
 
 
 def _sets(pictures: Pictures) -> Iterator[tuple[str, str, Sequence[Path]]]:

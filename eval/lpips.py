@@ -36,6 +36,10 @@ class PairDistances:
     def _distance(self) -> Distance:
         return self.load()
 
+    def release(self) -> None:
+        """Forgets the network."""
+        self.__dict__.pop("_distance", None)
+
     def within_prompts(self, images: Sequence[Image], prompts: Sequence[int]) -> np.ndarray:
         """float32 [N, 1]: the mean distance of each image to the others of its prompt; NaN where it is the only one."""
         import numpy as np

@@ -45,15 +45,21 @@ def measure_gap(seen: Seen, cell: str) -> Measurement:
     Raises:
         NotMeasured: fewer than 4 held-out images.
     """
+    each = gap_rows(seen, cell)
+    size = min(len(seen.trained), len(seen.held_out))
+    note = f"{len(seen.trained)} trained and {len(seen.held_out)} held-out images, both drawn down to {size}"
+    return Measurement(float(each.mean()), len(each), bootstrap_prompts(each, seen.prompts), note)
+
+
+def gap_rows(seen: Seen, cell: str) -> np.ndarray:
+    """The gap of each image of a cell, float64 [N]. Raises as `measure_gap`."""
     rows = seen.of(cell)
     if len(seen.held_out) < LEAST_HELD_OUT:
         few = f"{len(seen.held_out)} held-out images, {LEAST_HELD_OUT} are wanted"
         raise NotMeasured(f"{few}; set [dataset] holdout, or holdout_from lower")
     size = min(len(seen.trained), len(seen.held_out))
     near = expected_largest(cosines(rows, seen.trained), size)
-    each = near - expected_largest(cosines(rows, seen.held_out), size)
-    note = f"{len(seen.trained)} trained and {len(seen.held_out)} held-out images, both drawn down to {size}"
-    return Measurement(float(each.mean()), len(each), bootstrap_prompts(each, seen.prompts), note)
+    return np.asarray(near - expected_largest(cosines(rows, seen.held_out), size))
 
 
 def measure_copies(seen: Seen, cell: str) -> Measurement:

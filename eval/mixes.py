@@ -6,7 +6,8 @@
     monotonicity = Spearman's rank correlation of a style's weights with S_k               1: more weight, more style
 
 S_k is the mean cosine to the references of style k (eval/style_similarity.py). S_k alone at a weight that was not sampled
-is taken on the straight line between its neighbours, the base being weight 0. Higher is better, of interference nearer to 0
+is taken on the straight line between its neighbours, the base being weight 0. Interference and monotonicity are of
+weighted sums alone: what Switch shows at a weight is not what the adapter does at it. Higher is better, of interference nearer to 0
 from below. Least sensible n: some 50 images a cell. There is no ground truth of two styles at once: a mix that keeps both
 may still be ugly.
 """
@@ -44,6 +45,24 @@ def measure_mix_balance(seen: Seen, mix: str) -> Measurement:
     """The least retention by the largest, 0 to 1 where all styles are there."""
     value, n, interval = _of_all(seen, mix, _balance)
     return Measurement(value, n, interval, "the least retention by the largest")
+
+
+def least_difference(seen: Seen, mix: str, other: str) -> tuple[float, Interval]:
+    """By how much more is left of the least style in a mix than in another of the same styles, both at the same places.
+
+    Raises:
+        NotMeasured: one of them has no retention.
+    """
+    half = 3 * len(seen.layout.mixes[mix])
+    columns = np.concatenate([_all_columns(seen, mix), _all_columns(seen, other)], axis=1)
+
+    def statistic(means: np.ndarray) -> np.ndarray:
+        return _smallest(_retentions(means[..., :half])) - _smallest(_retentions(means[..., half:]))
+
+    value = float(statistic(columns.mean(axis=0)))
+    if np.isnan(value):
+        raise NotMeasured("a style alone is no nearer to its references than the base")
+    return value, bootstrap_prompts(columns, seen.prompts, statistic)
 
 
 def measure_mix_interference(seen: Seen, mix: str) -> Measurement:
@@ -94,6 +113,8 @@ def style_interference(seen: Seen, mix: str, style: str) -> PerStyle:
 
 def interference_rows(seen: Seen, mix: str, style: str) -> np.ndarray:
     """S_k(mix) − S_k(alone at the same weight) of each place."""
+    if mix in seen.layout.methods:
+        raise NotMeasured(f"{seen.layout.methods[mix]}: its weights are not those of a sum")
     weight = seen.layout.mixes[mix][style]
     known = {0.0: seen.layout.base, **seen.layout.alone.get(style, {})}
     if weight > max(known):
@@ -106,17 +127,25 @@ def interference_rows(seen: Seen, mix: str, style: str) -> np.ndarray:
 
 
 def _of_all(seen: Seen, mix: str, combine: Statistic) -> tuple[float, int, Interval]:
-    styles = list(seen.layout.mixes[mix])
-    columns = np.concatenate([_retention_columns(seen, mix, style) for style in styles], axis=1)
+    columns = _all_columns(seen, mix)
 
     def statistic(means: np.ndarray) -> np.ndarray:
-        parts = [_retention(means[..., 3 * index : 3 * index + 3]) for index in range(len(styles))]
-        return combine(np.stack(parts, axis=-1))
+        return combine(_retentions(means))
 
     value = float(statistic(columns.mean(axis=0)))
     if np.isnan(value):
         raise NotMeasured("a style alone is no nearer to its references than the base, or none is left in the mix")
     return value, len(columns), bootstrap_prompts(columns, seen.prompts, statistic)
+
+
+def _all_columns(seen: Seen, mix: str) -> np.ndarray:
+    """Three columns a style, of which `_retentions` makes one number each."""
+    return np.concatenate([_retention_columns(seen, mix, style) for style in seen.layout.mixes[mix]], axis=1)
+
+
+def _retentions(means: np.ndarray) -> np.ndarray:
+    parts = [_retention(means[..., start : start + 3]) for start in range(0, means.shape[-1], 3)]
+    return np.stack(parts, axis=-1)
 
 
 def _retention_columns(seen: Seen, mix: str, style: str) -> np.ndarray:

@@ -60,10 +60,7 @@ def partner_references(partner: Partner, most: int) -> list[Path]:
 def outside_digests(spec: StyleSpec, run: RunPaths) -> list[list[str]]:
     """What evaluation takes from outside its run: the adapters it mixes with, and the images of their styles."""
     partners = {partner.style: partner for partner in find_partners(spec, run).chosen}
-    return [
-        [style, trigger, sha256, _images_digest(partners[style])]
-        for style, trigger, sha256 in partner_digests(spec, run)
-    ]
+    return [[*digest, _images_digest(partners[digest[0]])] for digest in partner_digests(spec, run)]
 
 
 def _images_digest(partner: Partner) -> str:

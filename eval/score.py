@@ -10,7 +10,7 @@ import numpy as np
 from brushset.protocols import Emit
 from brushset.records import Score
 from eval.embedder import Identity
-from eval.layout import Layout
+from eval.layout import RUN, Layout
 from eval.look import Extractor, Missing
 from eval.metric import ExtractorName, Measurement, NotMeasured
 from eval.seen import Seen
@@ -23,7 +23,7 @@ def score_grid(
 ) -> list[Score]:
     """Every metric of everything it is measured of. An encoder that cannot tell styles apart gives no score of style."""
     scores = {f"style_auc_{name}": _scores_of(f"style_auc_{name}", layout, seen, extractors) for name in STYLE_ENCODERS}
-    unfit = {name: reason for name in STYLE_ENCODERS if (reason := _why_unfit(scores[f"style_auc_{name}"][0]))}
+    unfit = {name: reason for name in STYLE_ENCODERS if (reason := _unfit(scores[f"style_auc_{name}"][0]))}
     for done, (name, metric) in enumerate(METRICS.items()):
         emit("progress", what="scores", done=done, total=len(METRICS))
         if name in scores:
@@ -34,6 +34,11 @@ def score_grid(
     found = [score for name in METRICS for score in scores[name]]
     _tell(found, extractors, emit)
     return found
+
+
+def why_unfit(encoder: ExtractorName, seen: Seen, identity: Identity) -> str:
+    """Why one of STYLE_ENCODERS is not used for style; empty where it may be."""
+    return _unfit(score_cell(f"style_auc_{encoder}", RUN, seen, identity))
 
 
 def score_cell(name: str, cell: str, seen: Seen | None, identity: Identity, *, reason: str = "") -> Score:
@@ -86,7 +91,7 @@ def _scores_of(
     ]
 
 
-def _why_unfit(auc: Score) -> str:
+def _unfit(auc: Score) -> str:
     """Why an encoder is not used for style. One that is made up means nothing in any case, and shows that the code runs."""
     if auc.value is None or not auc.meaningful or auc.value >= LEAST_AUC:
         return ""

@@ -7,23 +7,26 @@ are never in memory together. A score none of whose models is real is worth noth
 
 from __future__ import annotations
 
-import gc
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from brushset.bases.resolve import resolve_base
-from brushset.errors import VerificationFailed
+from brushset.chosen import ChosenAdapter, chosen_adapter
 from brushset.files import write_json
 from brushset.generator import MultiLoRAGenerator
 from brushset.partners import Partner, find_partners
 from brushset.pipeline import Stage, StageContext
 from brushset.prepare.holdout import verify_holdout
-from brushset.records import Cell, EvalReport, Prepared, Trained
-from eval.cells import PlannedCell, plan_cells, style_words, unique_seeds
-from eval.layout import LEAST_HELD_OUT, Layout, layout_of
+from brushset.records import Cell, EvalReport, MixChoice, Prepared, Trained
+from eval.base_model import require_base
+from eval.cells import PlannedCell, grid_places, style_words, unique_seeds
+from eval.kept_images import is_flat, keeping_base
+from eval.layout import LEAST_HELD_OUT, Layout
 from eval.loss_gap import loss_gap_score
-from eval.references import find_pictures, outside_digests
+from eval.mixing.predict import Files, predict_pairs
+from eval.references import outside_digests
+from eval.room import free_memory
 from eval.sample import Generator, draw_grid, sample_grid
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
     from eval.look import Extractor
     from eval.metric import ExtractorName
+    from eval.rounds import Looking, Sampled
 
 MEANINGLESS = (
     "These numbers say nothing about quality: they show that the machinery runs. Do not compare or publish them."
@@ -41,42 +45,47 @@ def evaluate(context: StageContext) -> EvalReport:
     """Samples, scores, writes eval/{images/, grid.png, scores.json}."""
     # NumPy comes with these: `--help` must not wait for it.
     from eval.look import load_extractors
+    from eval.rounds import Looking
 
+    context = _at_chosen_weight(context)
     spec, folder = context.spec, context.workdir
     verify_holdout(context.get(Prepared), context.run.images)
     partners = find_partners(spec, context.run)
     extractors = load_extractors(spec)
-    planned = plan_cells(spec, partners.chosen)
-    cells = _sample(context, planned, partners.chosen)
-    shown = tuple(cell for cell, plan in zip(cells, planned, strict=True) if plan.shown)
-    draw_grid(shown, spec.evaluate, folder).save(folder / "grid.png", optimize=True)
-    report = _measure(context, cells, partners.chosen, extractors)
+    looking = Looking(context, partners.chosen, extractors)
+    made = looking.sample_in_rounds(lambda cells: _sample(context, cells, partners.chosen))
+    report = _measure(looking, made)
+    shown = {plan.name for plan in made.planned if plan.shown} | {choice.chosen.cell for choice in report.mix_choices}
+    first = tuple(cell for cell in made.cells if cell.name in shown)
+    draw_grid(first, spec.evaluate, folder).save(folder / "grid.png", optimize=True)
     report = report.model_copy(
         update={
-            "cells": tuple(_in_run(cell) for cell in shown),
-            "more_cells": tuple(_in_run(cell) for cell in cells if cell not in shown),
-            "notes": (*report.notes, *partners.left_out, *_flat_note(cells, folder)),
+            "cells": tuple(_in_run(cell) for cell in first),
+            "more_cells": tuple(_in_run(cell) for cell in made.cells if cell.name not in shown),
+            "notes": (*report.notes, *partners.left_out, *_flat_note(made.cells, folder)),
         }
     )
     _write_scores(context, report)
     return report
 
 
-def _measure(
-    context: StageContext,
-    cells: Sequence[Cell],
-    partners: Sequence[Partner],
-    extractors: dict[ExtractorName, Extractor],
-) -> EvalReport:
+def _at_chosen_weight(context: StageContext) -> StageContext:
+    """With [evaluate] weight as it was chosen: that of the cell that is judged."""
+    weight = _own(context).weight
+    if weight is None:
+        return context
+    settings = context.spec.evaluate.model_copy(update={"weight": weight})
+    return dataclasses.replace(context, spec=context.spec.model_copy(update={"evaluate": settings}))
+
+
+def _measure(looking: Looking, made: Sampled) -> EvalReport:
     """Everything but the cells' final paths. Nothing is meaningful on a base model of random numbers."""
     from eval.evidence import matrices, nearest_pairs
-    from eval.look import look_at
     from eval.score import score_grid
+    from eval.values import place_values
 
-    spec, trained = context.spec, context.get(Trained)
-    layout = layout_of(cells, spec.name, spec.evaluate.weight)
-    pictures = find_pictures(context, layout, cells, partners)
-    seen = look_at(pictures, extractors, context.emit)
+    context, extractors, pictures, seen = looking.context, looking.extractors, made.pictures, made.seen
+    spec, trained, layout = context.spec, context.get(Trained), pictures.layout
 
     def path_in_run(cell: str, number: int) -> str:
         if not cell:
@@ -86,10 +95,13 @@ def _measure(
     scores = [*score_grid(layout, seen, extractors, context.emit), loss_gap_score(trained, len(pictures.held_out))]
     pairs = nearest_pairs(pictures, seen, extractors, relative=path_in_run)
     worth = {} if not trained.base_random else {"meaningful": False}
+    scores = [score.model_copy(update=worth) for score in scores]
     measured = [score for score in scores if score.value is not None]
+    values = place_values(pictures, grid_places(spec.evaluate), seen, extractors, scores)
+    write_json(context.workdir / context.run.place_values.name, values.model_dump(mode="json"))
     return EvalReport(
         cells=(),
-        scores=tuple(score.model_copy(update=worth) for score in scores),
+        scores=tuple(scores),
         grid="eval/grid.png",
         prompts=spec.evaluate.prompts,
         seeds=unique_seeds(spec.evaluate),
@@ -97,16 +109,30 @@ def _measure(
         notes=tuple(_notes(context, layout, extractors)),
         matrices=tuple(matrix.model_copy(update=worth) for matrix in matrices(seen, extractors)),
         nearest=tuple(pair.model_copy(update=worth) for pair in pairs),
+        mix_choices=_mix_choices(looking, made),
     )
+
+
+def _mix_choices(looking: Looking, made: Sampled) -> tuple[MixChoice, ...]:
+    """What is advised of each pair and triple, with what was predicted of each pair."""
+    from eval.mixing.choose import mixes_of
+
+    context = looking.context
+    own = _own(context)
+    files = {context.spec.name: own.file, **{partner.style: partner.weights for partner in looking.partners}}
+    digests = {context.spec.name: own.sha256}
+    digests |= {partner.style: partner.sha256 for partner in looking.partners}
+    choices = made.chooser.choices(digests)
+    pairs = [cells[0] for styles, cells in mixes_of(made.planned).items() if len(styles) == 2]
+    predicted = (
+        predict_pairs(pairs, Files(require_base(context), files), context.spec.evaluate, context.emit) if pairs else {}
+    )
+    return tuple(choice.model_copy(update={"predicted": predicted.get(choice.styles)}) for choice in choices)
 
 
 def flat_images(cells: Sequence[Cell], folder: Path) -> list[str]:
     """Images of one single colour: what a NaN in half precision, or a safety filter, leaves."""
-    return [path for cell in cells for path in cell.images if _is_flat(_open(folder / path))]
-
-
-def _is_flat(image: Image) -> bool:
-    return all(low == high for low, high in (channel.getextrema() for channel in image.split()))
+    return [path for cell in cells for path in cell.images if is_flat(_open(folder / path))]
 
 
 def _sample(context: StageContext, planned: Sequence[PlannedCell], partners: Sequence[Partner]) -> tuple[Cell, ...]:
@@ -116,22 +142,21 @@ def _sample(context: StageContext, planned: Sequence[PlannedCell], partners: Seq
         return sample_grid(generator, planned, spec.evaluate, context.workdir, clip_skip=spec.train.clip_skip)
     finally:
         del generator
-        _free_memory()
+        free_memory()
 
 
 def _load_generator(context: StageContext, partners: Sequence[Partner]) -> Generator:
-    spec = context.spec
-    base = resolve_base(spec.base.model, spec.base.revision, context.emit)
-    if base.sha256 != context.get(Trained).base_sha256:
-        raise VerificationFailed(
-            f"{base.path}: base model {base.name} is not the one that the adapter was trained on "
-            f"({base.sha256[:12]}, {context.get(Trained).base_sha256[:12]}); fix: --force train"
-        )
-    generator = MultiLoRAGenerator(base, emit=context.emit)
-    generator.load_lora(context.run.root / context.get(Trained).weights, spec.name)
+    base = require_base(context)
+    generator = MultiLoRAGenerator(base, exact=False, emit=context.emit)
+    generator.load_lora(_own(context).file, context.spec.name)
     for partner in partners:
         generator.load_lora(partner.weights, partner.style)
-    return generator
+    return keeping_base(generator, base)
+
+
+def _own(context: StageContext) -> ChosenAdapter:
+    """This style's adapter."""
+    return chosen_adapter(context.run, context.get(Trained))
 
 
 def _open(path: Path) -> Image:
@@ -184,18 +209,9 @@ def _write_scores(context: StageContext, report: EvalReport) -> None:
     write_json(context.workdir / "scores.json", header | report.model_dump(mode="json"))
 
 
-def _free_memory() -> None:
-    """Cycles inside a pipeline keep its weights alive until they are collected."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 STAGE = Stage(
     name="evaluate",
-    version=2,
+    version=3,
     record=EvalReport,
     run=evaluate,
     reads=(
@@ -207,7 +223,7 @@ STAGE = Stage(
         "caption.style_words",
         "caption.more_style_words",
     ),
-    needs=("convert", "train", "preprocess"),
+    needs=("choose", "convert", "train", "preprocess"),
     output="eval",
     outside=outside_digests,
 )

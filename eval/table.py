@@ -41,6 +41,10 @@ def _mixes(layout: Layout) -> list[str]:
     return list(layout.mixes)
 
 
+def _sums(layout: Layout) -> list[str]:
+    return list(layout.sums)
+
+
 def _swept_pairs(layout: Layout) -> list[str]:
     found = {partner: layout.pair(partner) for partner in layout.partners}
     return [f"{layout.style} + {partner}" for partner, mixed in found.items() if len(mixed) >= mixes.LEAST_WEIGHTS]
@@ -76,7 +80,7 @@ def _of_style(encoder: ExtractorName) -> dict[str, Metric]:
         f"wrong_trigger_{encoder}": Metric(trigger.measure_wrong_trigger, encoder, None, _wrong_trigger, style=True),
         f"mix_retention_{encoder}": Metric(mixes.measure_mix_retention, encoder, True, _mixes, style=True),
         f"mix_balance_{encoder}": Metric(mixes.measure_mix_balance, encoder, True, _mixes, style=True),
-        f"mix_interference_{encoder}": Metric(mixes.measure_mix_interference, encoder, True, _mixes, style=True),
+        f"mix_interference_{encoder}": Metric(mixes.measure_mix_interference, encoder, True, _sums, style=True),
         f"mix_monotonicity_{encoder}": Metric(mixes.measure_mix_monotonicity, encoder, True, _swept_pairs, style=True),
     }
 

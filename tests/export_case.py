@@ -14,8 +14,8 @@ from PIL import Image
 from brushset.load import spec_text
 from brushset.paths import RunPaths
 from brushset.pipeline import StageContext, StageRecord
-from brushset.protocols import ExportJob
-from brushset.records import Cell, EvalReport, Exports, Score, Trained
+from brushset.protocols import Advice, ExportJob
+from brushset.records import Cell, Estimate, EvalReport, Exports, MixCandidate, MixChoice, Score, Trained
 from brushset.spec import EvaluateSection, StyleSpec
 from webui_export.lora_file import write_lora as write_exported
 from webui_export.stage import STAGE
@@ -83,8 +83,9 @@ def report_of(name: str, *others: str, meaningful: bool = True) -> EvalReport:
     """The evaluation's record: base, alone, and a pair with each of the others."""
     images = {cell: tuple(f"eval/images/{cell}/{number}_1.png" for number in range(2)) for cell in ("alone", "mix")}
     cells = [
-        Cell(name="base", mix={}, images=()),
-        Cell(name=f"{name} 0.8", mix={name: 0.8}, images=images["alone"]),
+        Cell(name="base", mix={}, images=(), role="base"),
+        Cell(name="base + style words", mix={}, images=(), role="words"),
+        Cell(name=f"{name} 0.8", mix={name: 0.8}, images=images["alone"], role="alone"),
         *(
             Cell(name=f"{name} 0.5 + {other} 0.6", mix={name: 0.5, other: 0.6}, images=images["mix"])
             for other in others
@@ -92,21 +93,40 @@ def report_of(name: str, *others: str, meaningful: bool = True) -> EvalReport:
     ]
     score = Score(
         metric="clip_score", cell=f"{name} 0.8", value=0.31234, n=2, higher_is_better=True, extractor="ViT-L/14",
-        meaningful=meaningful,
+        meaningful=meaningful, low=0.2, high=0.4,
     )  # fmt: skip
     return EvalReport(
         cells=tuple(cells), scores=(score,), grid="eval/grid.png", prompts=SETTINGS.prompts, seeds=(1,),
-        meaningful=meaningful, notes=(),
+        meaningful=meaningful, notes=(), mix_choices=tuple(mix_choice(name, other) for other in others),
     )  # fmt: skip
 
 
+def mix_candidate(mix: Mapping[str, float], method: str = "weighted") -> MixCandidate:
+    nothing, addition = Estimate(value=None), "" if method == "weighted" else f", {method}"
+    return MixCandidate(
+        cell=" + ".join(f"{style} {weight:g}" for style, weight in mix.items()) + addition, mix=dict(mix), method=method,
+        retention=dict.fromkeys(mix, nothing), least=nothing, balance=nothing, fidelity=nothing, feasible=None,
+    )  # fmt: skip
+
+
+def mix_choice(name: str, other: str, **changes: Any) -> MixChoice:
+    """0.5 and 0.6, of which half of the other is left."""
+    advised = mix_candidate({name: 0.5, other: 0.6})
+    choice = MixChoice(
+        styles=(name, other), chosen=advised, as_sum=advised, decided_by="retention",
+        reason=f"Half of {other} is left.", meaningful=True,
+    )  # fmt: skip
+    return choice.model_copy(update=changes)
+
+
 def run_export(
-    run: RunPaths, report: EvalReport, workdir: Path, *, spec: StyleSpec | None = None, events: list[Any] | None = None
-) -> Exports:
+    run: RunPaths, report: EvalReport, workdir: Path, *, spec: StyleSpec | None = None, events: list[Any] | None = None,
+    trained: Trained | None = None,
+) -> Exports:  # fmt: skip
     """Runs the stage into `workdir`."""
     workdir.mkdir(parents=True)
     name = run.style
-    records = {Trained: trained_record(name), EvalReport: report}
+    records = {Trained: trained or trained_record(name), EvalReport: report}
     heard = [] if events is None else events
     context = StageContext(
         spec or make_spec(name), run, workdir, lambda event, **fields: heard.append((event, fields)), records, None
@@ -130,6 +150,7 @@ def make_job(
         lora=root / "drafts" / f"{spec.name}.safetensors",
         preview=run.eval / "images/alone/0_1.png" if preview else None,
         folder=folder,
+        advice=Advice(weight=0.8, epoch=1, steps=20, sha256=spec.name),
     )
 
 

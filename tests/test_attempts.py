@@ -380,7 +380,7 @@ def test_samples_of_all_attempts_are_collected(rig: Rig) -> None:
         rig.train(rig.job(sample_every_n_epochs=1), die_after=6)
     job = rig.job(sample_every_n_epochs=1)
     trained = rig.train(job)
-    prompts = len(job.spec.evaluate.prompts)
+    prompts = len(job.spec.evaluate.shown)
     assert [item.epoch for item in trained.samples] == [epoch for epoch in (1, 2, 3) for _ in range(prompts)]
     assert trained.samples[0].prompt == "inkstyle, a portrait of a girl"
     assert all((job.output_dir / item.path).is_file() for item in trained.samples)

@@ -26,13 +26,13 @@ from brushset.records import Trained
 from brushset.session import Ask, Outcome
 
 COMMANDS = (
-    "all", "audit", "preprocess", "caption", "configure", "train", "convert",
+    "all", "audit", "preprocess", "caption", "configure", "train", "choose", "convert",
     "inference", "evaluate", "export", "report", "status", "doctor",
     "inspect", "resize", "metadata",
 )  # fmt: skip
 OPTIONS = (
     "--style", "--images", "--smoke", "--profile", "--base-model", "--engine", "--epochs", "--batch-size", "--seed",
-    "--runs-dir", "--parallel", "--gpus", "--mps", "--until", "--force", "--set", "--dry-run", "--json",
+    "--budget", "--runs-dir", "--parallel", "--gpus", "--mps", "--until", "--force", "--set", "--dry-run", "--json",
 )  # fmt: skip
 
 

@@ -121,7 +121,9 @@ def test_the_card_has_what_the_hub_goes_by(tmp_path: Path) -> None:
     assert header["widget"][1]["text"] == "cartoonstyle, a lake"
     assert list(model_card_faults(job.folder / "README.md")) == []
     assert "![Evaluation grid](grid.png)" in text
-    assert "| cartoon 0.8 | clip_score | 0.3123 | higher | 2 | ViT-L/14 |" in text
+    assert "| | base | base + style words | cartoon 0.8 | Better is | Images | By |" in text
+    assert "| CLIP score | – | – | 0.31 (0.20 to 0.40) | higher | 2 | ViT-L/14 |" in text
+    assert "To be beaten is base + style words" in text
     assert 'weight_name="cartoon.safetensors"' in text
 
 

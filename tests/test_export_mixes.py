@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from export_case import make_run, make_spec, report_of, run_export
+from export_case import header_of, make_run, make_spec, report_of, run_export
+from lora_files import save
+from safetensors.torch import load_file
 
 from brushset.files import digest_files, list_files
 from brushset.lora.adapter import read_adapter
@@ -102,3 +104,16 @@ def test_merged_files_can_be_left_out(tmp_path: Path) -> None:
     record = run_export(run, report_of("cartoon", "anime"), tmp_path / "export", spec=spec)
     assert [package.target for package in record.packages][-1] == "hub"
     assert (tmp_path / "export/comfyui/user/default/workflows/cartoon_with_anime.json").is_file()
+
+
+def test_a_module_whose_numbers_half_precision_loses_is_kept_in_float32(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "runs", name) for name in ("anime", "cartoon")]
+    faint = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_k.lora_up.weight"
+    for run in runs:
+        file = run.weights / f"{run.style}.safetensors"
+        state = load_file(file)
+        save(state | {faint: state[faint] * 1e-9}, file, header_of(run.style))
+    run_export(runs[1], report_of("cartoon", "anime"), tmp_path / "export")
+    merged = load_file(tmp_path / "export/mixes/cartoon_with_anime.safetensors")
+    assert merged[faint].any()
+    assert str(merged[faint].dtype) == "torch.float32"

@@ -332,7 +332,9 @@ def test_the_stage_leaves_a_folder_and_says_how_equal_it_is(tmp_path: Path) -> N
     run = RunPaths(tmp_path / "cartoon" / "run")
     run.weights.mkdir(parents=True)
     write_lora(run.weights / "cartoon.safetensors")
-    trained = Trained.model_construct(weights="weights/cartoon.safetensors")
+    trained = Trained.model_construct(
+        weights="weights/cartoon.safetensors", weights_sha256="", checkpoints=(), epochs=1
+    )  # fmt: skip
     notes: list[object] = []
     spec = StyleSpec(name="cartoon", trigger="cartoonstyle")
     workdir = run.workdir("convert")

@@ -42,6 +42,13 @@ def test_options_win_over_the_smoke_profile() -> None:
     assert spec.smoke
 
 
+def test_a_budget_is_minutes_of_choosing() -> None:
+    assert load_spec("cartoon", Options(budget=5.0), images=None).evaluate.budget_minutes == 5.0
+    assert load_spec("cartoon", Options(), images=None).evaluate.budget_minutes is None
+    with pytest.raises(UsageError, match="--budget"):
+        load_spec("cartoon", Options(budget=0.0), images=None)
+
+
 def test_an_unknown_style_suggests_the_nearest() -> None:
     with pytest.raises(UsageError, match=r'styles/cartoons\.toml: no such style; did you mean "cartoon"\?'):
         load_spec("cartoons", Options(), images=None)

@@ -79,7 +79,7 @@ def test_the_whole_pipeline_on_demo_images_then_nothing_then_only_what_changed(
 
     assert call(runs_dir, *smoke) == 0
     events = heard(capsys.readouterr().out)
-    assert [event["event"] for event in events if event["event"].startswith("stage")] == ["stage_skip"] * 9
+    assert [event["event"] for event in events if event["event"].startswith("stage")] == ["stage_skip"] * 10
     assert events[-1]["worked"] == 0
 
     assert call(runs_dir, *smoke, "--until", "train", "--set", "train.network_dim=8") == 0
@@ -91,7 +91,7 @@ def test_the_whole_pipeline_on_demo_images_then_nothing_then_only_what_changed(
 def test_a_run_is_worked_on_again_by_its_commands(runs_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(runs_dir, "--style", "cartoon", "--smoke", "--engine", "native") == 0
     run = runs_dir / "cartoon/latest"
-    for command in ("convert", "evaluate", "export", "report"):
+    for command in ("choose", "convert", "evaluate", "export", "report"):
         assert call(runs_dir, command, "--style", "cartoon") == 0
     assert call(runs_dir, "evaluate", "--style", "cartoon", "--set", "evaluate.seeds=[5, 6]") == 0
     scores = json.loads((run / "eval/scores.json").read_text())
@@ -135,7 +135,7 @@ def test_three_styles_of_real_art_in_one_command(art: dict[str, Path], tmp_path:
         captions = [path.read_text() for path in (run / "images").glob("*.txt")]
         assert len(captions) == IMAGES_OF_EACH
         cells = {cell["name"] for cell in json.loads((run / "eval/scores.json").read_text())["cells"]}
-        assert len(cells) == 5, "base, with style words, alone, and with each of the two others"
+        assert len(cells) == 6, "base, with style words, alone, with each of the two others, and with both"
 
 
 @pytest.mark.vendor

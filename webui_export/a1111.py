@@ -12,7 +12,7 @@ from pathlib import Path
 from brushset.files import link_or_copy, list_files, write_json
 from brushset.protocols import Exporter, ExportJob
 from brushset.records import Package
-from webui_export.header import base_name, describe
+from webui_export.header import base_name, describe, sentence
 from webui_export.pictures import write_preview
 
 FOLDERS = {"a1111": "models/Lora", "forge": "models/Lora", "swarmui": "Models/Lora"}
@@ -31,7 +31,7 @@ def _export(target: str, job: ExportJob) -> Package:
     write_json(folder / f"{stem}.json", card_settings(job))
     if job.preview:
         write_preview(job.preview, folder / f"{stem}.preview.png")
-    call = f"click its card, or write {job.spec.trigger} and choose it under LoRAs, weight {job.spec.export.weight:g}"
+    call = f"click its card, or write {job.spec.trigger} and choose it under LoRAs, weight {job.advice.weight:g}"
     if target != "swarmui":
         call = f"refresh the Lora tab, then prompt {prompt_call(job)}"
     top = FOLDERS[target].partition("/")[0]
@@ -44,7 +44,7 @@ def card_settings(job: ExportJob) -> dict[str, str | float]:
         "description": describe(job),
         "sd version": "SD1",
         "activation text": job.spec.trigger,
-        "preferred weight": job.spec.export.weight,
+        "preferred weight": job.advice.weight,
         "negative text": job.spec.export.negative_prompt,
         "notes": card_notes(job),
     }
@@ -53,19 +53,21 @@ def card_settings(job: ExportJob) -> dict[str, str | float]:
 def card_notes(job: ExportJob) -> str:
     """How it was made, and how it goes with others."""
     spec = job.spec
-    lines = [f"{job.trained.steps} steps on {base_name(spec.base.model)} by {job.trained.engine}."]
+    lines = [f"{job.advice.steps} steps on {base_name(spec.base.model)} by {job.trained.engine}."]
+    lines += [sentence(job.advice.reason)] if job.advice.reason else []
     if spec.train.clip_skip > 1:
         lines.append(f"Clip skip {spec.train.clip_skip}.")
     for mix in job.mixes:
         calls = " ".join(f"<lora:{part.style}:{part.weight:g}>" for part in mix.parts)
         others = ", ".join(part.style for part in mix.parts[1:])
         lines.append(f"With {others}: {calls} {', '.join(part.trigger for part in mix.parts)}")
+        lines += [mix.note] if mix.note else []
     return "\n".join(lines)
 
 
 def prompt_call(job: ExportJob) -> str:
     """What calls the LoRA in a prompt of A1111 or Forge."""
-    return f"<lora:{job.lora.stem}:{job.spec.export.weight:g}> {job.spec.trigger}"
+    return f"<lora:{job.lora.stem}:{job.advice.weight:g}> {job.spec.trigger}"
 
 
 def package_of(target: str, folder: Path, install: str) -> Package:

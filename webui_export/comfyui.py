@@ -25,7 +25,7 @@ def export_comfyui(job: ExportJob) -> Package:
         link_or_copy(lora, job.folder / LORAS / lora.name)
     if job.preview:
         write_preview(job.preview, job.folder / LORAS / f"{job.lora.stem}.preview.png")
-    alone = LoraUse(job.lora.stem, job.lora.name, job.spec.export.weight)
+    alone = LoraUse(job.lora.stem, job.lora.name, job.advice.weight)
     _write_workflow(job, job.lora.stem, ([alone], [job.spec.trigger]), job.preview)
     for mix in job.mixes:
         _write_workflow(job, mix_stem([part.style for part in mix.parts]), _uses(mix), mix.preview)

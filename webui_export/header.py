@@ -18,7 +18,7 @@ from brushset.protocols import ExportJob
 from webui_export.names import require_stem
 from webui_export.pictures import thumbnail
 from webui_export.verify.header import ARCHITECTURE, NO_VALUES
-from webui_export.verify.lora import NARROW_KEY
+from webui_export.verify.lora import BASE_KEY, NARROW_KEY, RANDOM
 
 
 def complete_header(job: ExportJob) -> dict[str, str]:
@@ -45,11 +45,12 @@ def complete_header(job: ExportJob) -> dict[str, str]:
         "modelspec.trigger_phrase": spec.trigger,
         "modelspec.tags": ", ".join(tags(job)),
         "modelspec.license": spec.export.license,
-        "modelspec.usage_hint": f"Put {spec.trigger} first in the prompt; weight {spec.export.weight:g}.{_clip_hint(job)}",
-        "modelspec.lora_default_weight": f"{spec.export.weight:g}",
+        "modelspec.usage_hint": f"Put {spec.trigger} first in the prompt; weight {job.advice.weight:g}.{_clip_hint(job)}",
+        "modelspec.lora_default_weight": f"{job.advice.weight:g}",
         "modelspec.hash_sha256": f"0x{digest}",
         "modelspec.thumbnail": thumbnail(job.preview) if job.preview else "",
         NARROW_KEY: "narrow" if is_narrow(header) else "",
+        BASE_KEY: RANDOM if job.trained.base_random else "",
     }
     told = tell_tags(metadata, spec.export.tag_frequency, spec.trigger)
     return {key: value for key, value in told.items() if value not in NO_VALUES}
@@ -92,6 +93,11 @@ def about(job: ExportJob) -> str:
     """What the style is, in the user's words."""
     spec = job.spec
     return (spec.description or f"Style LoRA for Stable Diffusion 1.5, trigger {spec.trigger}").rstrip(". ") + "."
+
+
+def sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def reservation(job: ExportJob) -> str:

@@ -52,12 +52,12 @@ def _guides(job: ExportJob) -> Mapping[str, _Guide]:
         )),
         "invokeai": _Guide("InvokeAI", (
             f"Model Manager, Add Model: the path of `invokeai/{file}`.",
-            f"On its page set the trigger phrase `{spec.trigger}` and the default weight {spec.export.weight:g}.",
+            f"On its page set the trigger phrase `{spec.trigger}` and the default weight {job.advice.weight:g}.",
             f"With an SD 1.5 model, add it under Concepts, and put {spec.trigger} first in the prompt.",
         )),
         "swarmui": _Guide("SwarmUI", (
             f"Copy `swarmui/Models` over SwarmUI's `Models`: `{file}` and its card go to `Models/Lora`.",
-            f"Refresh the LoRAs tab and click {stem}; its weight starts at {spec.export.weight:g}.",
+            f"Refresh the LoRAs tab and click {stem}; its weight starts at {job.advice.weight:g}.",
             f"With an SD 1.5 model, put {spec.trigger} first in the prompt.",
         )),
     }  # fmt: skip

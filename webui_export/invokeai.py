@@ -18,5 +18,5 @@ def export_invokeai(job: ExportJob) -> Package:
         "invokeai",
         job.folder,
         f"Model Manager, Add Model, path of {job.lora.name}; then give it the trigger phrase {spec.trigger} and the "
-        f"default weight {spec.export.weight:g}",
+        f"default weight {job.advice.weight:g}",
     )

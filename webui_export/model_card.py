@@ -7,17 +7,24 @@ alone; the hub links only those that it knows by id.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from brushset.files import link_or_copy, write_atomic
+from brushset.page.metrics import decimals_of, title_of
 from brushset.protocols import ExportJob
-from brushset.records import Cell, EvalReport, Package, Score
+from brushset.records import EvalReport, Package, Score
 from webui_export.a1111 import package_of, prompt_call
-from webui_export.header import about, base_name, describe, is_local, reservation, tags, title
+from webui_export.header import about, base_name, describe, is_local, reservation, sentence, tags, title
+from webui_export.samples import alone_cell, ordered_samples
 from webui_export.workflow import DEFAULT_CHECKPOINT
 
 MAX_SAMPLES = 4
+CARD_METRICS = (
+    "retention_csd", "style_similarity_csd", "style_similarity", "clip_score", "clip_score_difference", "kd_dinov2",
+    "fid", "memorisation_gap", "copies", "lpips_ratio", "vendi_ratio",
+)  # fmt: skip
+"""Those that say something alone; eval/scores.json has all."""
 GRID = "grid.png"
 _RANDOM = "random:"
 
@@ -47,7 +54,7 @@ def card_text(job: ExportJob, report: EvalReport) -> str:
     parts += [f"> **Not a usable style.** {doubt}"] if doubt else []
     parts += [about(job), _facts(job)]
     parts += [f"## Grid\n\n![Evaluation grid]({GRID})"] if (job.folder / GRID).is_file() else []
-    parts += [_scores(report), _use(job), _mixes(job), _training(job)]
+    parts += [_choice(job), _scores(report, job.spec.name), _use(job), _mixes(job), _training(job)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -66,12 +73,12 @@ def civitai_text(job: ExportJob) -> str:
         "Category: style",
         f"Base model: SD 1.5 (trained on {base_name(spec.base.model)})",
         f"Trigger words: {spec.trigger}",
-        f"Suggested weight: {spec.export.weight:g}",
+        f"Suggested weight: {job.advice.weight:g}",
         *([f"Clip skip: {spec.train.clip_skip}"] if spec.train.clip_skip > 1 else []),
-        f"Training: {job.trained.steps} steps, {counted(job.trained.epochs, 'epoch')}",
+        f"Training: {job.advice.steps} steps, {counted(job.advice.epoch, 'epoch')}",
         f"Tags: {', '.join(tags(job))}",
         f"License: {spec.export.license}",
-        f"Description: {describe(job)} Put {spec.trigger} first in the prompt, at weight {spec.export.weight:g}.",
+        f"Description: {describe(job)} Put {spec.trigger} first in the prompt, at weight {job.advice.weight:g}.",
         f"Upload: hub/{job.lora.name}, with the pictures beside it",
     ]
     return "\n\n".join(lines) + "\n"
@@ -96,17 +103,15 @@ def _header(job: ExportJob, samples: Sequence[Sample]) -> str:
 
 
 def _copy_samples(job: ExportJob, report: EvalReport) -> Iterator[Sample]:
-    """The first images of the adapter alone, with the prompts that they were made of."""
-    alone = next((cell for cell in report.cells if list(cell.mix) == [job.spec.name]), None)
-    pairs = zip(_images(alone), _prompts(job, report), strict=False)
-    for number, (image, prompt) in enumerate(list(pairs)[:MAX_SAMPLES], start=1):
+    """Images of the adapter alone, the best first, then of every prompt one, with the prompts that they were made of."""
+    cell, prompts = alone_cell(report, job.spec.name), _prompts(job, report)
+    if cell is None:
+        return
+    places = [place for place in ordered_samples(job.run, report, job.spec.name) if place < len(prompts)]
+    for number, place in enumerate(places[:MAX_SAMPLES], start=1):
         name = f"sample_{number}.png"
-        shutil.copyfile(job.run.root / image, job.folder / name)
-        yield Sample(name, prompt)
-
-
-def _images(cell: Cell | None) -> Sequence[str]:
-    return cell.images if cell else ()
+        shutil.copyfile(job.run.root / cell.images[place], job.folder / name)
+        yield Sample(name, prompts[place])
 
 
 def _prompts(job: ExportJob, report: EvalReport) -> list[str]:
@@ -118,7 +123,7 @@ def _facts(job: ExportJob) -> str:
     spec = job.spec
     rows = [
         ("Trigger", f"`{spec.trigger}`, first in the prompt"),
-        ("Weight", f"{spec.export.weight:g}"),
+        ("Weight", f"{job.advice.weight:g}"),
         ("Base model", f"{base_name(spec.base.model)} (Stable Diffusion 1.5; no SD 2, SDXL or later)"),
         ("Negative prompt", f"`{spec.export.negative_prompt}`" if spec.export.negative_prompt else "none"),
         ("Rank, alpha", f"{spec.train.network_dim}, {spec.train.network_alpha:g}"),
@@ -128,18 +133,45 @@ def _facts(job: ExportJob) -> str:
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
 
 
-def _scores(report: EvalReport) -> str:
+def _choice(job: ExportJob) -> str:
+    """Which checkpoint this is, at which weight, and why."""
+    reason = job.advice.reason
+    return f"## Which checkpoint, at which weight\n\n{sentence(reason)}" if reason else ""
+
+
+def _scores(report: EvalReport, style: str) -> str:
+    """Of the adapter alone, beside the base and the base with style words, which it has to beat."""
     if not report.meaningful:
         return "## Scores\n\nNone are given: a model that took part was made of random numbers, or the run was a smoke test."
-    rows = [_score_row(score) for score in report.scores if score.value is not None]
+    alone = alone_cell(report, style)
+    words = next((cell.name for cell in report.cells if cell.role == "words"), "")
+    columns = [name for name in ("base", words, alone.name if alone else "") if name]
+    found = {
+        (score.metric, score.cell): score for score in report.scores if score.value is not None and score.meaningful
+    }
+    rows = [row for metric in CARD_METRICS if (row := _score_row(metric, columns, found))]
     if not rows:
         return ""
-    table = "| Mix | Metric | Value | Better is | Images | By |\n|---|---|---|---|---|---|\n"
-    return f"## Scores\n\n{table}" + "\n".join(rows)
+    head = "| | " + " | ".join(columns) + " | Better is | Images | By |\n" + "|---" * (len(columns) + 4) + "|\n"
+    note = f"With 95 % intervals. To be beaten is {words}: the base model told the style in words." if words else ""
+    return f"## Scores\n\n{head}" + "\n".join(rows) + f"\n\n{note}".rstrip()
 
 
-def _score_row(score: Score) -> str:
-    return f"| {score.cell} | {score.metric} | {score.value:.4g} | {score.direction} | {score.n} | {score.extractor} |"
+def _score_row(metric: str, columns: Sequence[str], found: Mapping[tuple[str, str], Score]) -> str:
+    scores = [found.get((metric, column)) for column in columns]
+    known = next((score for score in reversed(scores) if score), None)
+    if known is None:
+        return ""
+    told = " | ".join(_told(score) if score else "–" for score in scores)
+    return f"| {title_of(metric)} | {told} | {known.direction} | {known.n} | {known.extractor} |"
+
+
+def _told(score: Score) -> str:
+    assert score.value is not None
+    places = decimals_of(score.metric)
+    if score.low is None or score.high is None:
+        return f"{score.value:.{places}f}"
+    return f"{score.value:.{places}f} ({score.low:.{places}f} to {score.high:.{places}f})"
 
 
 def _use(job: ExportJob) -> str:
@@ -149,7 +181,7 @@ def _use(job: ExportJob) -> str:
     return f"""## Use
 
 AUTOMATIC1111, Forge: put `{job.lora.name}` into `models/Lora`, then prompt `{prompt_call(job)}, a cat`.
-ComfyUI: into `models/loras`, with an SD 1.5 checkpoint such as `{DEFAULT_CHECKPOINT}`; LoraLoader, both strengths {spec.export.weight:g}.
+ComfyUI: into `models/loras`, with an SD 1.5 checkpoint such as `{DEFAULT_CHECKPOINT}`; LoraLoader, both strengths {job.advice.weight:g}.
 
 ```python
 import torch
@@ -157,7 +189,7 @@ from diffusers import StableDiffusionPipeline
 
 pipe = StableDiffusionPipeline.from_pretrained("{model}", torch_dtype=torch.float16).to("cuda")
 pipe.load_lora_weights(".", weight_name="{job.lora.name}")  # a folder with the file, or this repository's name
-image = pipe("{spec.trigger}, a cat", cross_attention_kwargs={{"scale": {spec.export.weight:g}}}).images[0]
+image = pipe("{spec.trigger}, a cat", cross_attention_kwargs={{"scale": {job.advice.weight:g}}}).images[0]
 ```"""
 
 
@@ -168,6 +200,7 @@ def _mixes(job: ExportJob) -> str:
         lines.append(
             f"- with {', '.join(part.style for part in mix.parts[1:])}: `{calls} {', '.join(part.trigger for part in mix.parts)}`"
         )
+        lines += [f"  {text}" for text in (mix.reason, mix.note) if text]
     return "## Mixes\n\n" + "\n".join(lines) if lines else ""
 
 
@@ -176,7 +209,14 @@ def _training(job: ExportJob) -> str:
     text_rate = f" and {train.text_encoder_lr:g} (text encoder)" if train.train_text_encoder else ""
     return f"""## Training
 
-{trained.steps} steps, {counted(trained.epochs, "epoch")}, effective batch {train.batch_size * train.gradient_accumulation_steps}, \
+{trained.steps} steps, {counted(trained.epochs, "epoch")}{_taken(job)}, effective batch {train.batch_size * train.gradient_accumulation_steps}, \
 rates {train.unet_lr:g} (UNet){text_rate}, {train.lr_scheduler} schedule, {train.optimizer}, \
 {job.spec.dataset.resolution} px, by the engine {trained.engine} ({trained.engine_version}).
-SHA-256 of the file as trained: `{trained.weights_sha256}`."""
+SHA-256 of the file as trained: `{job.advice.sha256}`."""
+
+
+def _taken(job: ExportJob) -> str:
+    """Which of them this is, where it is not the last."""
+    if job.advice.sha256 == job.trained.weights_sha256:
+        return ""
+    return f" (this file: epoch {job.advice.epoch}, step {job.advice.steps})"

@@ -17,11 +17,13 @@ from brushset.pipeline import Stage, StageContext
 from brushset.protocols import ExportJob
 from brushset.records import EvalReport, Exports, Package, Trained
 from webui_export import EXPORTERS
+from webui_export.advice import find_advice, path_in_run
 from webui_export.install_text import install_text
 from webui_export.lora_file import write_lora
 from webui_export.mixes import export_mixes, find_mixes
 from webui_export.model_card import civitai_text, export_hub
 from webui_export.names import require_stem
+from webui_export.samples import alone_cell, ordered_samples
 from webui_export.verify import verify_package, write_sums
 
 DRAFTS = ".drafts"
@@ -56,21 +58,34 @@ def export(context: StageContext) -> Exports:
     for note in found.notes:
         context.emit("note", text=note)
     placed = (package.model_copy(update={"folder": f"export/{package.target}"}) for package in packages)
-    return Exports(packages=tuple(placed), trigger=spec.trigger, weight=spec.export.weight)
+    return Exports(
+        packages=tuple(placed),
+        trigger=spec.trigger,
+        weight=job.advice.weight,
+        weights=path_in_run(job.trained, job.advice),
+        weights_sha256=job.advice.sha256,
+        epoch=job.advice.epoch,
+        reason=job.advice.reason,
+        preview=job.preview.relative_to(context.run.root).as_posix() if job.preview else "",
+    )
 
 
 def _prepare(context: StageContext, drafts: Path) -> ExportJob:
     """The job with the finished file, and those of the styles that it is mixed with."""
     spec, trained = context.spec, context.get(Trained)
+    advice = find_advice(spec, context.run, trained)
     job = ExportJob(
         spec=spec,
         run=context.run,
         trained=trained,
-        weights=context.run.root / trained.weights,
+        weights=context.run.root / path_in_run(trained, advice),
         lora=drafts / f"{require_stem(spec.name)}.safetensors",
         preview=_preview(context),
         folder=drafts,
+        advice=advice,
     )
+    if advice.reason:
+        context.emit("note", text=f"packed: {advice.reason}")
     for note in write_lora(job):
         context.emit("note", text=note)
     return dataclasses.replace(job, mixes=find_mixes(job, context.get(EvalReport), drafts))
@@ -94,10 +109,10 @@ def _in_folder(job: ExportJob, folder: Path) -> ExportJob:
 
 
 def _preview(context: StageContext) -> Path | None:
-    """The first image of the adapter alone: one place of the grid for all styles, not the luckiest of them."""
-    name = context.spec.name
-    alone = [cell for cell in context.get(EvalReport).cells if list(cell.mix) == [name] and cell.images]
-    return context.run.root / alone[0].images[0] if alone else None
+    """The best sample of the adapter alone."""
+    report, style = context.get(EvalReport), context.spec.name
+    cell, places = alone_cell(report, style), ordered_samples(context.run, report, style)
+    return context.run.root / cell.images[places[0]] if cell else None
 
 
 STAGE = Stage(
@@ -115,8 +130,8 @@ STAGE = Stage(
         "train",
         "smoke",
     ),
-    needs=("train", "evaluate"),
+    needs=("train", "choose", "evaluate"),
     output="export",
     outside=partner_digests,
-    version=2,
+    version=3,
 )

@@ -87,7 +87,7 @@ def _validation_dataset(spec: StyleSpec) -> Tables:
 
 
 def render_prompts(spec: StyleSpec) -> list[dict[str, Any]]:
-    """The prompts that sample images are made of while training: those of [evaluate], with the trigger in front. As JSON,
+    """The prompts that sample images are made of while training: the first of [evaluate], with the trigger in front. As JSON,
     since a line of text would take " --" in a prompt for an option.
     """
     ask = spec.evaluate
@@ -101,7 +101,7 @@ def render_prompts(spec: StyleSpec) -> list[dict[str, Any]]:
             "sample_steps": ask.steps,
             "scale": ask.guidance,
         }
-        for prompt in ask.prompts
+        for prompt in ask.shown
     ]
 
 

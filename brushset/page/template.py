@@ -23,9 +23,16 @@ def render_page(template: str, values: Mapping[str, object]) -> str:
     environment.filters["duration"] = duration
     environment.filters["shell"] = shlex.join
     environment.filters["one_line"] = one_line
-    environment.filters["fixed"] = lambda value, decimals: f"{value:.{decimals}f}"
-    environment.filters["signed"] = lambda value, decimals: f"{value:+.{decimals}f}".replace("-", "−")
+    environment.filters["fixed"] = fixed
+    environment.filters["signed"] = lambda value, decimals: fixed(value, decimals, "+")
+    environment.filters["short"] = lambda value: f"{value:g}".replace("-", "−")
+    environment.filters["sentence"] = sentence
     return environment.get_template(template).render(values)
+
+
+def sentence(text: str) -> str:
+    """With a capital and one full stop."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""
 
 
 def duration(seconds: float) -> str:
@@ -38,3 +45,9 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def fixed(value: float, decimals: int, sign: str = "") -> str:
+    """With a real minus, and none on what rounds to nothing."""
+    text = f"{value:{sign}.{decimals}f}"
+    return (text.replace("-", "") if float(text) == 0 else text).replace("-", "−")

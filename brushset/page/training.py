@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from brushset.page.tables import spread, thumbnail
+from brushset.page.pictures import spread, thumbnail
 from brushset.records import Trained
 
 EPOCHS = 8

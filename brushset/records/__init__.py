@@ -4,7 +4,7 @@ Paths in a record are relative to the run folder, with forward slashes, so that 
 """
 
 from brushset.records.base import Record
-from brushset.records.choice import Candidate, Choice, EpochLoss, Estimate, MixCandidate, MixChoice
+from brushset.records.choice import Candidate, Choice, EpochLoss, Estimate, MixCandidate, MixChoice, Prediction
 from brushset.records.dataset import (
     Audit,
     AuditedImage,
@@ -20,6 +20,7 @@ from brushset.records.dataset import (
     SetVerdict,
     Severity,
 )
+from brushset.records.places import Difference, PlaceMeasure, PlaceValues
 from brushset.records.results import (
     Adapter,
     Cell,
@@ -58,6 +59,7 @@ __all__ = [
     "CellRole",
     "Checkpoint",
     "Choice",
+    "Difference",
     "DuplicateGroup",
     "Ending",
     "EngineConfig",
@@ -74,6 +76,9 @@ __all__ = [
     "MixChoice",
     "NearPair",
     "Package",
+    "PlaceMeasure",
+    "PlaceValues",
+    "Prediction",
     "Prepared",
     "PreparedImage",
     "Record",

@@ -32,6 +32,9 @@ class Candidate(Record):
     memorisation: Estimate = Field(description="likeness to images trained on less that to held-out ones")
     feasible: bool | None = Field(description="within all bounds; None where one of them could not be measured")
     reasons: tuple[str, ...] = Field((), description="which bounds it breaks or which could not be measured")
+    breaks: tuple[Literal["fidelity", "diversity", "memorisation"], ...] = Field(
+        (), description="the same in a word each: of what it breaks the bound"
+    )
     on_front: bool = Field(False, description="no other of its round keeps more of the style and of the prompt")
     samples: tuple[str, ...] = Field((), description="images that are kept of it, paths in the run, one a place shown")
 
@@ -56,7 +59,7 @@ class Choice(Record):
     decided_by: Literal["retention", "held-out loss", "default"]
     feasible: bool = Field(description="false: no candidate is within all bounds, and this is the knee of the front")
     reason: str
-    meaningful: bool
+    meaningful: bool = Field(description="nothing made up took part; that much may still be missing")
     encoder: str = Field("", description="that style was measured by")
     candidates: tuple[Candidate, ...] = ()
     reported: Candidate | None = Field(
@@ -67,6 +70,8 @@ class Choice(Record):
     chosen_on: tuple[str, ...] = Field((), description="prompts")
     reported_on: tuple[str, ...] = ()
     shown_prompts: tuple[str, ...] = Field((), description="of the places that `Candidate.samples` show")
+    base_samples: tuple[str, ...] = Field((), description="the base's images of those places, paths in the run")
+    grid: str = Field("", description="a sheet of epochs × weights at one place, path in the run; empty where none is")
     seeds: tuple[int, ...] = ()
     losses: tuple[EpochLoss, ...] = ()
     images: int = Field(0, description="that were generated")
@@ -88,6 +93,18 @@ class MixCandidate(Record):
     reasons: tuple[str, ...] = ()
 
 
+class Prediction(Record):
+    """How much two styles were expected to get in each other's way, before any image was made: brushset.lora.conflict and
+    brushset.generation.additivity. None where it was not computed.
+    """
+
+    weights_cosine: float | None = Field(None, description="of ΔW of both: 1 the same, -1 one undoes the other")
+    effect_cosine: float | None = Field(None, description="of what each does to the noise prediction")
+    additivity: float | None = Field(None, description="share of what both do together that is not the sum; 0 is best")
+    kept: dict[str, float] = Field({}, description="style → how far both together go its way; 1 as far as it alone")
+    note: str = ""
+
+
 class MixChoice(Record):
     """What is advised for a pair or triple: weights, method, why; and what the weights predicted of the conflict."""
 
@@ -97,3 +114,13 @@ class MixChoice(Record):
     reason: str
     meaningful: bool
     candidates: tuple[MixCandidate, ...] = ()
+    reported: MixCandidate | None = Field(
+        None,
+        description="the chosen one on the prompts that it was not chosen by; None where there are too few of them",
+    )
+    as_sum: MixCandidate | None = Field(
+        None, description="the best weighted sum, by the same rule: for UIs, which know no other method"
+    )
+    encoder: str = Field("", description="that style was measured by")
+    predicted: Prediction | None = Field(None, description="of a pair, at its most even weights")
+    adapters: dict[str, str] = Field({}, description="style → SHA-256 of the file that was mixed")

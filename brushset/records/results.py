@@ -79,6 +79,7 @@ class Cell(Record):
     mix: dict[str, float]
     images: tuple[str, ...]
     role: CellRole = "mix"
+    method: str = Field("weighted", description="how adapters are composed: a name of brushset.lora.compose.METHODS")
 
 
 class EvalReport(Record):
@@ -112,6 +113,11 @@ class Exports(Record):
     packages: tuple[Package, ...]
     trigger: str
     weight: float
+    weights: str = Field("", description="the checkpoint that packages hold, path in the run")
+    weights_sha256: str = ""
+    epoch: int = 0
+    reason: str = Field("", description="why this checkpoint and this weight")
+    preview: str = Field("", description="the picture that stands for the style, path in the run")
 
 
 class Report(Record):

@@ -60,6 +60,16 @@ def verify_trained(job: TrainJob, trained: Trained) -> None:
         raise VerificationFailed.of_many(findings)
 
 
+def wanted_bytes(train: TrainSection, epochs: int) -> int:
+    """The room that a training takes at most: every kept epoch twice, since it is published by a copy, and the states to
+    go on from.
+    """
+    files = 1 + epochs // train.save_every_n_epochs
+    width = 2 if train.save_precision == "float" else 1
+    states = _STATES if train.save_state_minutes else 0
+    return train.network_dim * (files * _FILE_BYTES_PER_RANK * 2 * width + states * _STATE_BYTES_PER_RANK)
+
+
 def _run(context: StageContext) -> Trained:
     job = prepare(context)
     return finish(context, job, make_engine(context.spec.train.engine).train(job, context.emit))
@@ -225,11 +235,7 @@ def _file_findings(job: TrainJob, path: Path, sha256: str) -> list[str]:
 
 def _require_disk(folder: Path, train: TrainSection, epochs: int) -> None:
     """Asks for the room of all kept epochs, and of the states to go on from, before hours are spent."""
-    files = 1 + epochs // train.save_every_n_epochs
-    width = 2 if train.save_precision == "float" else 1
-    states = _STATES if train.save_state_minutes else 0
-    per_rank = files * _FILE_BYTES_PER_RANK * 2 * width + states * _STATE_BYTES_PER_RANK
-    wanted = train.network_dim * per_rank + _SPARE_BYTES
+    files, wanted = 1 + epochs // train.save_every_n_epochs, wanted_bytes(train, epochs) + _SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < wanted:
         raise EnvironmentProblem(

@@ -21,6 +21,8 @@ from webui_export.verify.header import header_faults
 from webui_export.verify.invokeai import unet_layers
 
 NARROW_KEY = "brushset.widths"  # in the header of what was trained on the narrow random model
+BASE_KEY = "brushset.base"  # in the header of what was trained on random numbers, of whatever widths
+RANDOM = "random"
 _UIS = (a1111.apply, comfyui.apply, invokeai.apply)
 _ALPHA_TOLERANCE = 2**-8  # alpha is stored in the file's dtype: bf16 keeps 8 bits
 
@@ -53,8 +55,21 @@ def check_lora(file: Path) -> LoraCheck:
         faults += [fault for ui in applied for fault in ui.faults]
         faults += _sets(shapes, widths)
         faults += _values(file, header)
-    notes = ["trained on brushset's narrow random model: no UI has a model that it fits"] if narrow else []
-    return LoraCheck(header.metadata, len(split_keys(shapes)), {ui.ui: ui.modules for ui in applied}, faults, notes)
+    modules = {ui.ui: ui.modules for ui in applied}
+    return LoraCheck(header.metadata, len(split_keys(shapes)), modules, faults, _notes(header.metadata, narrow=narrow))
+
+
+def made_on_random(metadata: Mapping[str, str]) -> bool:
+    """Whether a header says that the base model was made of random numbers: ours, or the embedded trainer's."""
+    return metadata.get(BASE_KEY) == RANDOM or metadata.get("ss_sd_model_name", "").startswith(f"{RANDOM}:")
+
+
+def _notes(metadata: Mapping[str, str], *, narrow: bool) -> list[str]:
+    if narrow:
+        return ["trained on brushset's narrow random model: no UI has a model that it fits"]
+    if made_on_random(metadata):
+        return ["trained on a base model of random numbers: UIs apply it, and it shows no style"]
+    return []
 
 
 def _sets(shapes: Mapping[str, Shape], widths: Widths) -> Iterator[str]:

@@ -1,0 +1,1 @@
+"""The stage `choose`: which kept checkpoint, at which weight. Screening on few images first, the best few on all."""
