@@ -62,6 +62,10 @@ class ConsoleListener:
         if not fields["worked"]:
             self._say(f"  nothing to do: {escape(str(fields['folder']))} is up to date")
 
+    def _on_run_state(self, fields: Mapping[str, object]) -> None:
+        words = f": {fields['words']}" if fields["words"] else ""
+        self._say(escape(f"{fields['name']}: {fields['state']} ({fields['executor']}){words}"))
+
     def _on_stage_start(self, fields: Mapping[str, object]) -> None:
         if self._bars is None:
             self._say(f"  {fields['stage']} …")

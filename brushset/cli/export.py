@@ -12,7 +12,7 @@ import typer
 
 from brushset.cli.guard import print_event, stderr, stdout
 from brushset.cli.options import Options
-from brushset.cli.runs import work_on_run
+from brushset.cli.rework import work_on_run
 from brushset.cli.sources import style_names
 from brushset.errors import UsageError, VerificationFailed
 from brushset.files import shown

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from brushset.chosen import ChosenAdapter, chosen_adapter, kept_files
 from brushset.errors import UsageError
 from brushset.files import shown
 from brushset.load import load_style
@@ -24,18 +25,26 @@ class TrainedStyle:
 
     def epochs(self) -> dict[int, Path]:
         """Epoch → its file, of those kept."""
-        kept = {checkpoint.epoch: self.run.root / checkpoint.path for checkpoint in self.trained.checkpoints}
-        last = self.trained.best_epoch or self.trained.epochs
-        return dict(sorted({**kept, last: self.run.root / self.trained.weights}.items()))
+        return {epoch: self.run.root / kept.path for epoch, kept in kept_files(self.trained).items()}
+
+    @property
+    def chosen(self) -> ChosenAdapter:
+        """The checkpoint and weight that were chosen, or what training ended with."""
+        return chosen_adapter(self.run, self.trained)
+
+    @property
+    def weight(self) -> float:
+        """The weight that was chosen, or [evaluate] weight."""
+        return self.spec.evaluate.weight if self.chosen.weight is None else self.chosen.weight
 
     def file(self, epoch: int | None = None) -> Path:
-        """The LoRA file, or that of an epoch.
+        """The LoRA file that was chosen, or that of an epoch.
 
         Raises:
             UsageError: that epoch was not kept.
         """
         if epoch is None:
-            return self.run.root / self.trained.weights
+            return self.chosen.file
         kept = self.epochs()
         if epoch not in kept:
             there = ", ".join(map(str, kept))

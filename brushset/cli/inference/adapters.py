@@ -22,7 +22,7 @@ from brushset.spec import StyleSpec
 @dataclass(frozen=True)
 class Adapter:
     """An adapter of this command. `name` is what it is called in mixes and file names, `source` what the user typed before
-    the weight, `weight` what stood after the colon, None for nothing. `alias` is the name that A1111 lists the file under.
+    the weight, `weight` what stood after the colon, else what was chosen of a style, None for neither. `alias` is the name that A1111 lists the file under.
     """
 
     name: str
@@ -59,7 +59,7 @@ def read_adapters(texts: Sequence[str], runs: RunsDir) -> list[Adapter]:
             located = locate(source, runs)
             for file in adapter_files(located.path):
                 refuse_foreign(read_header(file), shown(file))
-            found.append((source, weight, located))
+            found.append((source, weight or _chosen_weight(located), located))
     findings += _twice([(source, located.path) for source, _, located in found])
     refuse([f"--loras {finding}" for finding in findings])
     names = short_names([(source, located.path) for source, _, located in found])
@@ -70,14 +70,14 @@ def read_adapters(texts: Sequence[str], runs: RunsDir) -> list[Adapter]:
 
 
 def adapters_of_styles(names: Sequence[str], runs: RunsDir) -> list[Adapter]:
-    """The newest adapter of each style, at the weight that its evaluation uses.
+    """The newest adapter of each style, at the weight that was chosen of it.
 
     Raises:
         UsageError: a style that is not trained.
     """
     styles = [trained_style(runs, name) for name in names]
     return [
-        _adapter(style.spec.name, style.spec.name, f"{style.spec.evaluate.weight:g}", Located(style.file(), style))
+        _adapter(style.spec.name, style.spec.name, f"{style.weight:g}", Located(style.file(), style))
         for style in styles
     ]
 
@@ -112,6 +112,13 @@ def _adapter(name: str, source: str, weight: str | None, located: Located) -> Ad
         sha256=sha256_file(file),
         model_hash=metadata.get("sshs_model_hash") or model_hash(file),
     )
+
+
+def _chosen_weight(located: Located) -> str | None:
+    """Of a style that was named without epoch and weight, the weight that was chosen of it."""
+    if located.style is None or located.epoch is not None or located.style.chosen.weight is None:
+        return None
+    return f"{located.style.chosen.weight:g}"
 
 
 def _twice(named: Sequence[tuple[str, Path]]) -> list[str]:
