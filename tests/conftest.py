@@ -41,9 +41,8 @@ def tiny_base(cache: Path) -> BaseFile:
 @pytest.fixture(scope="session")
 def small_base(tmp_path_factory: pytest.TempPathFactory) -> BaseFile:
     """The small world's: narrow too, and it has learnt to draw (tests/small_world, scripts/make_small_world.py)."""
-    from small_world.folder import unpack
-
     from brushset.bases.resolve import resolve_base
+    from small_world.folder import unpack
 
     return resolve_base(str(unpack(tmp_path_factory.mktemp("small_world"))), None, silent)
 
