@@ -15,7 +15,20 @@ try:
 
     import typer
 
-    from brushset.cli import adapters, captions, effective, file_commands, guard, models, plan, runs, status
+    from brushset.cli import (
+        adapters,
+        captions,
+        compare,
+        effective,
+        file_commands,
+        guard,
+        many_runs,
+        models,
+        plan,
+        rework,
+        run_one,
+        runs,
+    )
     from brushset.cli import audit as audits
     from brushset.cli import export as packages
     from brushset.cli.inference import command as inference
@@ -23,6 +36,7 @@ try:
     from brushset.pipeline import Stage
     from brushset.stages import audit, caption, configure, convert, preprocess, report, train
     from eval import stage as evaluate
+    from eval.choose import stage as choose
     from webui_export import stage as export
 except ModuleNotFoundError as error:
     fix = f"pip install uv && uv run orchestrate.py {' '.join(sys.argv[1:])}"
@@ -35,6 +49,7 @@ STAGES: tuple[Stage[Any], ...] = (
     caption.STAGE,
     configure.STAGE,
     train.STAGE,
+    choose.STAGE,
     convert.STAGE,
     evaluate.STAGE,
     export.STAGE,
@@ -45,7 +60,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Style LoRAs for Stable Diffusion 1.5: from a folder of images to adapters that are proven to work.",
-    epilog="Any other setting: --set section.key=value; sections and defaults stand in brushset/spec.py.",
+    epilog="Any other setting: --set section.key=value; sections and defaults stand in brushset/spec/.",
 )
 
 
@@ -96,7 +111,7 @@ def _on_run(stage: Stage[Any], what: str) -> None:
     """Adds a command that does one stage on a run that is trained already."""
 
     def command(options: Options, context: typer.Context) -> None:
-        runs.work_on_run(STAGES, options.laid_over(context.obj), stage)
+        rework.work_on_run(STAGES, options.laid_over(context.obj), stage)
 
     command.__doc__ = what
     app.command(stage.name)(takes_options(command))
@@ -145,6 +160,7 @@ def configure_command(
 
 
 _until(train.STAGE, "… then train.")
+_on_run(choose.STAGE, "Look at the newest run's checkpoints at several weights, and choose one.")
 
 
 @app.command("convert")
@@ -162,7 +178,7 @@ def convert_command(  # noqa: PLR0913, PLR0917  each is an option of its own
     asked = options.laid_over(context.obj)
     if file is None:
         adapters.refuse_without_file(to, out)
-        runs.work_on_run(STAGES, asked, convert.STAGE)
+        rework.work_on_run(STAGES, asked, convert.STAGE)
     else:
         adapters.convert_file(file, to, adapters.Writing(out, replace=replace), verify=verify, as_json=asked.json)
 
@@ -191,11 +207,25 @@ _on_run(report.STAGE, "Write the newest run's report.html again.")
 app.command("inference")(inference.inference_command)
 
 
-@app.command("status")
+@app.command("run-one")
 @takes_options
-def status_command(options: Options, context: typer.Context) -> None:
-    """Every run: how far it came, and where."""
-    status.show(options.laid_over(context.obj), [stage.name for stage in STAGES])
+def run_one_command(
+    options: Options,
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A folder below runs/<style>/.")],
+    submission: Annotated[str, typer.Option(hidden=True)] = "",
+) -> None:
+    """Take exactly this run to its end, on whichever machine; what every executor starts. Called again, it goes on."""
+    run_one.run_one(STAGES, options.laid_over(context.obj), folder, submission)
+
+
+@app.command("compare")
+@takes_options
+def compare_command(
+    options: Options, context: typer.Context, sources: compare.Sources, out: compare.Out = None
+) -> None:
+    """Hold runs side by side: settings that differ, curves, the same prompts, scores with the difference's interval."""
+    compare.compare_runs(options.laid_over(context.obj), sources, [stage.name for stage in STAGES], out)
 
 
 @app.command("doctor")
@@ -222,6 +252,7 @@ def fetch_models_command(
     models.fetch_models(options.laid_over(context.obj), styles or ())
 
 
+many_runs.add_commands(app, STAGES)
 app.add_typer(file_commands.app)
 
 

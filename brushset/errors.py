@@ -6,7 +6,9 @@
     ├── EnvironmentProblem        4   a model, device, disk, permission or package that is not there
     ├── TrainerFailed             5   the trainer died, or trained nothing
     ├── VerificationFailed        6   an output is there, and is wrong
-    └── StyleLocked              75   another run of this style is at work
+    ├── PartlyFailed              7   of several runs not all went well; the others are done
+    ├── StyleLocked              75   another run of this style is at work
+    └── RunTaken                 75   another process works on this run
     BaseException
     └── Interrupted         130/143   Ctrl-C, or SIGTERM; no Exception, which a library on the way might swallow
 
@@ -21,13 +23,15 @@ from collections.abc import Sequence
 
 
 class BrushsetError(Exception):
-    """Base of all errors that the front door turns into one line and an exit code."""
+    """Base of all errors that the front door turns into one line and an exit code. `passing` says that the machine is to
+    blame, not what was asked of it: the same command may go well later, or elsewhere.
+    """
 
     exit_code: int = 1
 
-    def __init__(self, message: str, *, detail: str = "") -> None:
+    def __init__(self, message: str, *, detail: str = "", passing: bool = False) -> None:
         super().__init__(message)
-        self.detail = detail
+        self.detail, self.passing = detail, passing
 
     @classmethod
     def of_many(cls, findings: Sequence[str]) -> BrushsetError:
@@ -65,8 +69,20 @@ class VerificationFailed(BrushsetError):
     exit_code = 6
 
 
+class PartlyFailed(BrushsetError):
+    """Of a sweep or a queue not all went well; the others are done, and the same command does the rest."""
+
+    exit_code = 7
+
+
 class StyleLocked(BrushsetError):
     """Another run of this style is at work."""
+
+    exit_code = 75
+
+
+class RunTaken(BrushsetError):
+    """Another process works on this run, or has taken it over."""
 
     exit_code = 75
 

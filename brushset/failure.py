@@ -22,6 +22,7 @@ _OUT_OF_MEMORY = (
     "bad allocation",
     "cublas_status_alloc_failed",
 )
+GPU_FAILED = "the GPU or its driver failed"
 _CAUSES = (
     (_GPU_MEMORY.pattern, "out of GPU memory; fix: a smaller [train] batch_size, or gradient_checkpointing = true"),
     (r"No space left on device|Errno 28|Disk quota exceeded|Errno 122", "the disk is full; fix: free space where runs/ lies"),
@@ -33,7 +34,7 @@ _CAUSES = (
     (r"ModuleNotFoundError|ImportError", "a package is missing; fix: uv sync --locked"),
     (r"no kernel image is available", "this torch was not built for this GPU; fix: a torch for its CUDA architecture"),
     (r"NCCL error|ProcessGroupNCCL|ncclUnhandled", "the GPUs cannot talk to each other (NCCL); fix: [train] processes = 1"),
-    (r"CUDA error|CUBLAS_STATUS|cuDNN error|NVML", "the GPU or its driver failed; fix: see nvidia-smi"),
+    (r"CUDA error|CUBLAS_STATUS|cuDNN error|NVML", f"{GPU_FAILED}; fix: see nvidia-smi"),
 )  # fmt: skip
 
 

@@ -43,7 +43,7 @@ PACKAGES = (
     "numpy",
     "pillow",
 )
-Status = Literal["running", "partial", "done", "failed", "interrupted"]
+Status = Literal["waiting", "running", "partial", "done", "failed", "interrupted"]
 
 
 class RunManifest(BaseModel):
@@ -57,7 +57,7 @@ class RunManifest(BaseModel):
     identity: str
     spec_digest: str
     smoke: bool
-    status: Status = "running"
+    status: Status = "waiting"
     error: str = ""
     created_at: float
     updated_at: float
@@ -80,7 +80,8 @@ class RunManifest(BaseModel):
 
 def run_identity(spec: StyleSpec, images: Mapping[str, str]) -> str:
     """What makes two commands the same run: the resolved spec and the very images and captions."""
-    return sha256_json([spec.model_dump(mode="json", exclude={"train": set(SUPERVISION)}), dict(images)])
+    apart: dict[str, Any] = {"train": set(SUPERVISION), "executor": True}
+    return sha256_json([spec.model_dump(mode="json", exclude=apart), dict(images)])
 
 
 def find_run(runs: RunsDir, style: str, identity: str) -> RunPaths | None:
@@ -93,25 +94,45 @@ def find_run(runs: RunsDir, style: str, identity: str) -> RunPaths | None:
 
 
 def create_run(runs: RunsDir, spec: StyleSpec, images: Mapping[str, str], engine_reason: str) -> RunPaths:
-    """Makes the folder, spec.toml and run.json of a new run, and points `latest` at it."""
+    """Makes the folder, spec.toml and run.json of a new run."""
     now = time.time()
-    stamp = dt.datetime.fromtimestamp(now).astimezone().strftime("%Y%m%d-%H%M%S")
-    run = runs.run(spec.name, f"{stamp}-{secrets.token_hex(2)}")
-    run.root.mkdir(parents=True)
+    run = _new_folder(runs, spec.name, now)
     write_atomic(run.spec, spec_text(spec))
-    commit, dirty = git_state(PROJECT)
     write_manifest(
         run,
         RunManifest(
             run_id=run.run_id, style=spec.name, identity=run_identity(spec, images), smoke=spec.smoke,
             spec_digest=sha256_json(spec.model_dump(mode="json")), created_at=now, updated_at=now,
-            argv=sys.argv, commit=commit, dirty=dirty, engine=spec.train.engine, engine_reason=engine_reason,
-            lock_sha256=_lock_digest(), packages=package_versions(), python=platform.python_version(),
-            platform=platform.platform(), device=device_name(), seed=spec.train.seed, images=dict(images),
+            engine=spec.train.engine, engine_reason=engine_reason, seed=spec.train.seed, images=dict(images),
+            **_surroundings(),
         ),
     )  # fmt: skip
-    runs.point_latest(run)
     return run
+
+
+def refresh_manifest(run: RunPaths) -> None:
+    """Says of a run that was made elsewhere or earlier on what and with what it is done now."""
+    if manifest := read_manifest(run):
+        write_manifest(run, manifest.model_copy(update=_surroundings()))
+
+
+def _surroundings() -> dict[str, Any]:
+    """This machine and this project, as the manifest has them."""
+    commit, dirty = git_state(PROJECT)
+    return {
+        "argv": sys.argv, "commit": commit, "dirty": dirty, "lock_sha256": _lock_digest(), "packages": package_versions(),
+        "python": platform.python_version(), "platform": platform.platform(), "device": device_name(),
+    }  # fmt: skip
+
+
+def _new_folder(runs: RunsDir, style: str, now: float) -> RunPaths:
+    """A folder nobody has; a sweep makes many in one second."""
+    stamp = dt.datetime.fromtimestamp(now).astimezone().strftime("%Y%m%d-%H%M%S")
+    while True:
+        run = runs.run(style, f"{stamp}-{secrets.token_hex(2)}")
+        with contextlib.suppress(FileExistsError):
+            run.root.mkdir(parents=True)
+            return run
 
 
 def read_manifest(run: RunPaths) -> RunManifest | None:

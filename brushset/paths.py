@@ -2,18 +2,21 @@
 
 runs/<style>/<run-id>/
   run.json    manifest              spec.toml   the resolved spec
+  workers.jsonl  who works on it and who did, and how each ended
   records/    one JSON a stage      audit/      what the audit found
   images/     prepared + captions   config/     dataset.toml, training.toml, command.json
   logs/       train.log, tensorboard/, events.jsonl
   attempts/   an unfinished training: states to go on from
   weights/    <style>.safetensors and the epochs kept
   adapter/    the diffusers form    eval/       scores, images, grids
-  export/     a1111/, comfyui/      report.html
+  export/     a1111/, comfyui/      report.html, report.json
 """
 
 from __future__ import annotations
 
 import os
+import platform
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +56,14 @@ class RunPaths:
     @property
     def spec(self) -> Path:
         return self.root / "spec.toml"
+
+    @property
+    def workers(self) -> Path:
+        return self.root / "workers.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / ".lock"
 
     @property
     def audit(self) -> Path:
@@ -95,6 +106,10 @@ class RunPaths:
     def train_log(self) -> Path:
         return self.logs / "train.log"
 
+    def worker_log(self, number: int) -> Path:
+        """What the `number`-th process that an executor started on this run said."""
+        return self.logs / f"worker-{number}.log"
+
     @property
     def weights(self) -> Path:
         return self.root / "weights"
@@ -115,12 +130,24 @@ class RunPaths:
     def report(self) -> Path:
         return self.root / "report.html"
 
+    @property
+    def report_json(self) -> Path:
+        """What the report claims, for machines."""
+        return self.root / "report.json"
+
+    @property
+    def place_values(self) -> Path:
+        """What evaluation measured of each image."""
+        return self.eval / "values.json"
+
     def record(self, stage: str) -> Path:
         return self.root / "records" / f"{stage}.json"
 
     def workdir(self, stage: str) -> Path:
-        """The temporary neighbour into which a stage writes before its output is published."""
-        return self.root / f".tmp-{stage}-{os.getpid()}"
+        """The temporary neighbour into which a stage writes before its output is published. Two machines may share the
+        folder, and ids of processes.
+        """
+        return self.root / f".tmp-{stage}-{zlib.crc32(platform.node().encode()):08x}-{os.getpid()}"
 
 
 @dataclass(frozen=True)
@@ -132,8 +159,30 @@ class RunsDir:
     def style(self, style: str) -> Path:
         return self.root / style
 
+    @property
+    def report(self) -> Path:
+        """The page of all styles together."""
+        return self.root / "report.html"
+
+    @property
+    def report_json(self) -> Path:
+        return self.root / "report.json"
+
     def lock(self, style: str) -> Path:
         return self.root / style / ".lock"
+
+    def submission(self, name: str) -> Path:
+        """What a batch system was handed together: the list of runs, the script, what the jobs say before a run begins."""
+        return self.root / ".submissions" / name
+
+    def sweep(self, name: str) -> Path:
+        """What belongs to a sweep as a whole: sweep.json, its report."""
+        return self.root / "sweeps" / name
+
+    @property
+    def queue(self) -> Path:
+        """Commands that wait, a file each."""
+        return self.root / ".queue"
 
     def child_log(self, style: str) -> Path:
         """What a style's process said when several styles were trained at once."""

@@ -34,6 +34,7 @@ from brushset.paths import RunPaths
 from brushset.protocols import Emit
 from brushset.records import Record
 from brushset.spec import SUPERVISION, StyleSpec
+from brushset.stopping import raise_if_asked
 
 R = TypeVar("R", bound=Record)
 
@@ -104,13 +105,16 @@ class Stage(Generic[R]):
 
 @dataclass
 class Pipeline:
-    """Runs stages of one style in one run folder. `donors` are the style's other runs, newest first."""
+    """Runs stages of one style in one run folder. `donors` are the style's other runs, newest first; `may_publish` raises
+    where the folder has become another process's.
+    """
 
     spec: StyleSpec
     run: RunPaths
     emit: Emit
     donors: Sequence[RunPaths] = ()
     on_change: Callable[[], None] = lambda: None
+    may_publish: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.done: dict[str, StageRecord] = {}
@@ -170,6 +174,7 @@ class Pipeline:
         """Where what is here serves, or what another run has: whether it was taken over; else what to do the work in,
         which is then for `close`.
         """
+        raise_if_asked()
         digest = self._digest(stage)
         kept = load_record(self.run, stage.name)
         if not forced:
@@ -197,6 +202,7 @@ class Pipeline:
         made = [path for path in list_files(context.workdir) if path.suffix != stage.passes_on]
         digests = digest_files(made, context.workdir)
         outputs = {f"{stage.output}/{path}".lstrip("/"): sha for path, sha in digests.items()}
+        self.may_publish()
         self.run.record(stage.name).unlink(missing_ok=True)
         final = self.run.root / stage.output
         (merge_folder if stage.publish == "merge" else publish_folder)(context.workdir, final)
@@ -213,7 +219,7 @@ class Pipeline:
         return sha256_json(
             {
                 "stage": [stage.name, stage.version],
-                "spec": {key: _dig(self.spec, key) for key in stage.reads},
+                "spec": read_settings(stage, self.spec),
                 "outside": stage.outside(self.spec, self.run),
                 "needs": {name: self.done[name].content_digest for name in stage.needs},
             }
@@ -237,6 +243,7 @@ class Pipeline:
         return None
 
     def _copy_result(self, stage: Stage[Any], record: StageRecord, donor: RunPaths) -> StageRecord:
+        self.may_publish()
         for path in record.outputs:
             self._copy(stage, donor.root / path, self.run.root / path)
         taken = record.model_copy(update={"taken_from": donor.run_id})
@@ -255,6 +262,11 @@ class Pipeline:
     def _remember(self, stage: Stage[Any], record: StageRecord) -> None:
         self.done[stage.name] = record
         self._records[stage.record] = stage.record.model_validate(record.data)
+
+
+def read_settings(stage: Stage[Any], spec: StyleSpec) -> dict[str, object]:
+    """What a stage reads of a spec: with equal settings, images and results to build on it does the same."""
+    return {key: _dig(spec, key) for key in stage.reads}
 
 
 def load_record(run: RunPaths, stage: str) -> StageRecord | None:

@@ -27,11 +27,12 @@ from typing import IO
 import psutil
 
 from brushset.errors import BrushsetError, EnvironmentProblem, TrainerFailed
-from brushset.failure import explain_failure
+from brushset.failure import GPU_FAILED, explain_failure
 from brushset.files import read_json, write_json
 
 TAIL_LINES = 40
 STOP_PATIENCE_S = 15.0
+STATE_PATIENCE_S = 60.0  # of a run of ours: it saves its state first (brushset.stopping)
 _POLL_S = 0.1
 _DRAIN_S = 5.0
 _BAR_STATE = re.compile(
@@ -67,6 +68,7 @@ def run_command(  # noqa: PLR0913 - each is a word of what a process is, and all
     on_line: Callable[[str], None],
     on_tick: Callable[[], None] = lambda: None,
     timeout_s: float | None = None,
+    stop_patience_s: float = STOP_PATIENCE_S,
 ) -> Finished:
     """Runs a command to its end. `on_line` gets every line, in this thread; what it or `on_tick` raises stops the command.
 
@@ -78,6 +80,7 @@ def run_command(  # noqa: PLR0913 - each is a word of what a process is, and all
         on_line: called with each line, without its end.
         on_tick: called some ten times a second while the command runs.
         timeout_s: longer, and the command is stopped and has failed.
+        stop_patience_s: between TERM and KILL, where it is stopped: it may have a state to save.
 
     Raises:
         TrainerFailed: another exit code than 0, or the timeout; `detail` holds the last lines, log path and command.
@@ -103,7 +106,7 @@ def run_command(  # noqa: PLR0913 - each is a word of what a process is, and all
                     break
             _hand_on(lines, tail, on_line, wait=False)
         finally:
-            tree.stop()
+            tree.stop(stop_patience_s)
             reader.join(_DRAIN_S)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(_DRAIN_S)
@@ -132,7 +135,7 @@ def process_file(log_path: Path) -> Path:
     return log_path.with_suffix(".process.json")
 
 
-def stop_orphan(path: Path) -> list[int]:
+def stop_orphan(path: Path, patience_s: float = STOP_PATIENCE_S) -> list[int]:
     """Ends processes that a killed parent left running; returns their ids. `path` is a `process_file`.
 
     A process is recognised by id and start time, so a reused id is left alone.
@@ -144,7 +147,7 @@ def stop_orphan(path: Path) -> list[int]:
         known = [p for entry in recorded if (p := _same_process(entry["pid"], entry["create_time"]))]
     except (BrushsetError, KeyError, TypeError):
         known = []
-    stopped = sorted(stop_processes(known))
+    stopped = sorted(stop_processes(known, patience_s))
     path.unlink(missing_ok=True)
     return stopped
 
@@ -196,9 +199,9 @@ class _Tree:
             self._ended_at = time.monotonic()
         return time.monotonic() - self._ended_at > patience_s
 
-    def stop(self) -> None:
+    def stop(self, patience_s: float) -> None:
         """Ends whatever is alive. The file goes last: until then a later start can still find them."""
-        stop_processes(self._known.values())
+        stop_processes(self._known.values(), patience_s)
         self._path.unlink(missing_ok=True)
 
     def _write(self) -> None:
@@ -297,4 +300,5 @@ def _failure(
     lines = list(tail)
     status, cause = explain_failure(lines, code)
     detail = "\n".join([*lines, "", f"log: {log_path}", f"command: {shlex.join(argv)}"])
-    return TrainerFailed(f"{why or status}: {cause}; log: {log_path}", detail=detail)
+    passing = not why and (status.startswith("killed by") or cause.startswith(GPU_FAILED))
+    return TrainerFailed(f"{why or status}: {cause}; log: {log_path}", detail=detail, passing=passing)

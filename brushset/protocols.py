@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from brushset.errors import BrushsetError
 from brushset.paths import RunPaths
-from brushset.records import BaseFile, Package, Trained
+from brushset.records import BaseFile, Choice, Package, Trained
 from brushset.spec import StyleSpec
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ class Emit(Protocol):
     where known per_s, eta_s ·
     `train_step` step, total, loss, lr, it_per_s, eta_s, and of kohya epoch, smoothed · `attempt` number, from_step,
     batch_size, gradient_accumulation_steps, gradient_checkpointing · `validation` epoch, loss, and of native train_loss · `phase` what, seconds:
-    a part of a stage that has ended · `note` text · `warning` text.
+    a part of a stage that has ended · `run_state` name, state, words, folder, executor: of a run that an executor does ·
+    `note` text · `warning` text.
     """
 
     def __call__(self, event: str, /, **fields: object) -> None: ...
@@ -146,16 +147,34 @@ class MixPart:
 
 @dataclass(frozen=True)
 class RecommendedMix:
-    """Adapters that go together, this style's first, and an image made with them."""
+    """Adapters that go together, this style's first, as a weighted sum, and an image made with them. `reason`: why these
+    weights; `note`: what a UI cannot do of what is advised.
+    """
 
     parts: tuple[MixPart, ...]
     preview: Path | None
+    reason: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Which checkpoint packages hold, and at which weight it is recommended. `reason` is a sentence; `choice` what it was
+    chosen by, None where the stage `choose` said nothing of it.
+    """
+
+    weight: float
+    epoch: int
+    steps: int
+    sha256: str
+    reason: str = ""
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True)
 class ExportJob:
-    """All that an exporter needs. It writes below `folder`, which is empty. `weights` is the file as trained, `lora` the
-    one that packages hold: the same tensors, the header complete.
+    """All that an exporter needs. It writes below `folder`, which is empty. `weights` is the chosen checkpoint as trained,
+    `lora` the file that packages hold: the same tensors, the header complete.
     """
 
     spec: StyleSpec
@@ -165,6 +184,7 @@ class ExportJob:
     lora: Path
     preview: Path | None
     folder: Path
+    advice: Advice
     mixes: tuple[RecommendedMix, ...] = ()
 
 
@@ -172,3 +192,72 @@ class Exporter(Protocol):
     """Packs one UI's folder."""
 
     def __call__(self, job: ExportJob) -> Package: ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """One command on one run folder. It is done where the records of `stages` are there and their outputs verify: never
+    because an engine says so.
+    """
+
+    run: RunPaths
+    argv: tuple[str, ...]
+    stages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Handle:
+    """A task that an executor was given; `job` is the engine's own name for it."""
+
+    task: Task
+    submission: str
+    job: str = ""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a task is. `exit_code` is of a run that failed, None where it died without a word; `words` say why, on one
+    line.
+    """
+
+    state: Literal["waiting", "running", "finished", "failed", "cancelled"]
+    exit_code: int | None = None
+    words: str = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more comes of it by itself."""
+        return self.state not in {"waiting", "running"}
+
+
+class Executor(Protocol):
+    """Has commands run, somewhere. What an engine is for: queueing, placement, restart after the loss of a machine,
+    cancellation. It wants to be asked every `poll_every_s`.
+    """
+
+    name: str
+    poll_every_s: float
+
+    def submit(self, tasks: Sequence[Task]) -> list[Handle]:
+        """Hands over commands, each of which gets `--submission` and its name; returns at once.
+
+        Raises:
+            EnvironmentProblem: the engine is not there, or refuses.
+        """
+        ...
+
+    def poll(self, handles: Sequence[Handle]) -> list[Standing]:
+        """How far they are, in their order, by the runs' own records."""
+        ...
+
+    def cancel(self, handle: Handle) -> None:
+        """Nothing of it runs any more, and nothing of it will."""
+        ...
+
+    def logs(self, handle: Handle) -> Path:
+        """What its newest process said; the file may not be there yet."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of the engine. What cannot live without us is stopped."""
+        ...

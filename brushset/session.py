@@ -8,15 +8,16 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import filelock
 
+from brushset.claims import Claim, claim_run
 from brushset.errors import BrushsetError, EnvironmentProblem, Interrupted, StyleLocked, UsageError
 from brushset.log import EventLog
-from brushset.manifest import Status, create_run, find_run, run_identity, update_manifest
+from brushset.manifest import Status, create_run, find_run, refresh_manifest, run_identity, update_manifest
 from brushset.paths import RunPaths, RunsDir
 from brushset.pipeline import Pipeline, Stage, load_record
 from brushset.process import process_file, stop_orphan
@@ -25,7 +26,10 @@ from brushset.spec import StyleSpec
 
 @dataclass(frozen=True)
 class Ask:
-    """What is to be done for one style. `stand_on` is a finished run whose results before `start` are taken as they are."""
+    """What is to be done for one style. `stand_on` is a finished run whose results before `start` are taken as they are;
+    `run` is the very folder to work in, where that is not to be found by what the spec says; `submission` is of an
+    executor; `label` is what it is told by beside others of its style.
+    """
 
     spec: StyleSpec
     images: Mapping[str, str]
@@ -34,6 +38,14 @@ class Ask:
     force: str | None = None
     start: str | None = None
     stand_on: RunPaths | None = None
+    run: RunPaths | None = None
+    submission: str = ""
+    label: str = ""
+
+    @property
+    def key(self) -> str:
+        """What tells it from those beside it."""
+        return self.label or self.spec.name
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,7 @@ def run_style(ask: Ask, stages: Sequence[Stage[Any]], runs: RunsDir, events: Eve
 
     Raises:
         StyleLocked: another process works on this style.
+        RunTaken: another process works on this run.
         BrushsetError: whatever a stage raises; run.json then says failed or interrupted.
     """
     with open_session(ask, stages, runs, events) as session:
@@ -75,6 +88,7 @@ class Session:
     stages: Sequence[Stage[Any]]
     pipeline: Pipeline
     events: EventLog
+    claim: Claim
     worked: int = 0
 
     @property
@@ -108,26 +122,31 @@ class Session:
 
     def interrupt(self, error: Interrupted) -> None:
         """Says that it was stopped from outside."""
+        self.claim.ended_with = error
         self.record_state("interrupted", str(error))
 
     def fail(self, error: Exception) -> BrushsetError:
         """Says that it failed; returns the error as one of ours."""
-        told = _in_our_terms(error, self.run, self.events)
+        told = self.claim.ended_with = _in_our_terms(error, self.run, self.events)
         self.record_state("failed", str(told))
         return told
 
     def record_state(self, status: Status = "running", error: str = "") -> None:
-        """Brings run.json up to date with the stages' records."""
+        """Brings run.json up to date with the stages' records, unless the run has become another process's."""
+        if not self.claim.holds():
+            return
         records = [record for stage in self.stages if (record := load_record(self.run, stage.name))]
         update_manifest(self.run, records, status=status, error=error)
 
 
 @contextmanager
 def open_session(ask: Ask, stages: Sequence[Stage[Any]], runs: RunsDir, events: EventLog) -> Iterator[Session]:
-    """Locks the style, finds or makes its run folder, and sends its events there.
+    """Locks the style, finds or makes its run folder, claims it, and sends its events there. Runs that are named by their
+    folder are of the same style at the same time.
 
     Raises:
         StyleLocked: another process works on this style.
+        RunTaken: another process works on this run.
         UsageError: a stage that there is not, or that lies before the first.
     """
     known = [stage.name for stage in stages]
@@ -135,21 +154,31 @@ def open_session(ask: Ask, stages: Sequence[Stage[Any]], runs: RunsDir, events: 
     for name in (ask.until, ask.force):
         if name is not None and name not in known:
             raise UsageError(f'"{name}" is no stage; stages: {", ".join(known)}')
-    with style_lock(runs, ask.spec.name):
-        run = find_run(runs, ask.spec.name, run_identity(ask.spec, ask.images))
+    with ExitStack() as stack:
+        run = ask.run
         if run is None:
-            run = create_run(runs, ask.spec, ask.images, ask.engine_reason)
-        else:
+            stack.enter_context(style_lock(runs, ask.spec.name))
+            run = prepare_run(ask.spec, ask.images, ask.engine_reason, runs)
             runs.point_latest(run)
+        claim = stack.enter_context(claim_run(run, events, submission=ask.submission))
+        if ask.run is not None:
+            refresh_manifest(run)
         _sweep(run)
         events.write_to(run.events, style=ask.spec.name, run=run.run_id)
+        stack.callback(events.stop_writing)
         donors = [other for other in reversed(runs.runs_of(ask.spec.name)) if other.root != run.root]
-        session = Session(ask, run, stages, Pipeline(ask.spec, run, events, donors), events)
-        session.pipeline.on_change = session.record_state
-        try:
-            yield session
-        finally:
-            events.stop_writing()
+        pipeline = Pipeline(ask.spec, run, claim.watching(events), donors, may_publish=claim.check)
+        session = Session(ask, run, stages, pipeline, events, claim)
+        pipeline.on_change = session.record_state
+        yield session
+
+
+def prepare_run(spec: StyleSpec, images: Mapping[str, str], engine_reason: str, runs: RunsDir) -> RunPaths:
+    """The run folder of a spec and its images, made where there is none yet; nothing is run. Any process that sees it
+    under the same path can do it then: the spec names its folder of images in full.
+    """
+    found = find_run(runs, spec.name, run_identity(spec, images))
+    return found or create_run(runs, spec, images, engine_reason)
 
 
 def _in_our_terms(error: Exception, run: RunPaths, events: EventLog) -> BrushsetError:

@@ -40,11 +40,9 @@ def run_styles_together(
     """
     with ExitStack() as stack:
         company = _Company(stack, on_failure)
-        for ask in sorted(
-            asks, key=lambda ask: ask.spec.name
-        ):  # one order of locks: two commands never halve the styles
-            company.admit(ask, stages, runs, events[ask.spec.name])
-        order = [ask.spec.name for ask in asks]
+        for ask in sorted(asks, key=lambda ask: ask.key):  # one order of locks: two commands never halve the styles
+            company.admit(ask, stages, runs, events[ask.key])
+        order = [ask.key for ask in asks]
         try:
             company.work(order, force=asks[0].force)
         except Interrupted as error:
@@ -103,7 +101,7 @@ class _Company:
 
     def admit(self, ask: Ask, stages: Sequence[Stage[Any]], runs: RunsDir, events: EventLog) -> None:
         """Takes a style in, unless its run cannot be opened."""
-        style = ask.spec.name
+        style = ask.key
         own = self._stack.enter_context(ExitStack())
         try:
             self.sessions[style] = own.enter_context(open_session(ask, stages, runs, events))

@@ -28,7 +28,7 @@ from brushset.session import Ask, Outcome
 COMMANDS = (
     "all", "audit", "preprocess", "caption", "configure", "train", "choose", "convert",
     "inference", "evaluate", "export", "report", "status", "doctor",
-    "inspect", "resize", "metadata",
+    "inspect", "resize", "metadata", "sweep", "queue", "logs", "cancel", "resume", "clean",
 )  # fmt: skip
 OPTIONS = (
     "--style", "--images", "--smoke", "--profile", "--base-model", "--engine", "--epochs", "--batch-size", "--seed",

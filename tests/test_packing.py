@@ -132,7 +132,7 @@ def test_one_that_fails_and_one_that_is_killed_touch_no_other(tmp_path: Path) ->
     assert [event for style, event in heard.events if style == "first"] == ["run_start", "run_end"]
     assert [event for style, event in heard.events if style == "last"] == ["run_start", "run_end"]
     assert "error" not in {event for _, event in heard.events}
-    assert (heard.gpus["first"], heard.gpus["bad"]) == ("0", "1")
+    assert {heard.gpus["first"], heard.gpus["bad"]} == {"0", "1"}
     assert "a library's own words" in runs.child_log("first").read_text()
 
 

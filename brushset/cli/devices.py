@@ -127,6 +127,13 @@ def slot_environment(slot: int, slots: int, *, gpus: Sequence[str], environ: Map
     return {**environ, **limit, **own_gpu}
 
 
+def visible_gpus(environ: Mapping[str, str], seen: Sequence[Gpu]) -> list[str]:
+    """The GPUs that whoever started us lets us have, or all of this machine."""
+    if _VISIBLE not in environ:
+        return [gpu.index for gpu in seen]
+    return [name.strip() for name in environ[_VISIBLE].split(",") if name.strip()] if seen else []
+
+
 def count_cores() -> int:
     """Cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):

@@ -1,7 +1,8 @@
 """The frame around every command: signals become errors, errors become one line and an exit code.
 
 SIGINT and SIGTERM raise `Interrupted` once, wherever the main thread is; whoever runs a child process stops its whole
-tree on the way out. A second signal meanwhile changes nothing: the tree is being stopped already.
+tree on the way out. A second signal meanwhile changes nothing: the tree is being stopped already. A training that can
+save where it is gets to do so first (brushset.stopping).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from brushset.cli.options import Options
 from brushset.errors import BrushsetError, Interrupted, TrainerFailed
 from brushset.log import EventLog, Listener
 from brushset.paths import cache_dir
+from brushset.stopping import note_stop
 
 # typer carries its own copy of click; the base of its usage errors has no public name there.
 _CommandLineError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -112,6 +114,8 @@ def _say(message: str) -> None:
 
 
 def _raise_interrupted(signum: int, _frame: FrameType | None) -> None:
+    if note_stop(signum):
+        return
     for again in (signal.SIGINT, signal.SIGTERM):
         signal.signal(again, signal.SIG_IGN)
     raise Interrupted(signum)

@@ -32,7 +32,7 @@ def run_in_one_pass(
     Raises:
         Interrupted: a signal; every run says so.
     """
-    styles = [ask.spec.name for ask in asks]
+    styles = [ask.key for ask in asks]
     last = asks[0].until
     count = [stage.name for stage in stages].index(last) + 1 if last else len(stages)
     with shared_bars(options) as bars:

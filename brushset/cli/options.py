@@ -45,12 +45,16 @@ class Options:
     batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None
     parallel: Annotated[int, typer.Option(min=1, metavar="N", help="Styles trained at once, a process each.")] = 1
+    executor: Annotated[str | None, typer.Option(metavar="local|ray|slurm", help="Where runs are done.")] = None
     gpus: Annotated[
         str | None, typer.Option(metavar="0,1", help="GPUs for one training, or, with --parallel, for the styles.")
     ] = None
     mps: Annotated[bool, typer.Option("--mps", help="With --parallel: overlap kernels by CUDA MPS where it works.")] = (
         False
     )
+    budget: Annotated[
+        float | None, typer.Option(metavar="MINUTES", help="For choosing checkpoint and weight; default: all it takes.")
+    ] = None
     runs_dir: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs")
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None
     force: Annotated[str | None, typer.Option(metavar="STAGE", help="Redo this stage and what depends on it.")] = None
@@ -85,6 +89,10 @@ class Options:
             found.append(("--batch-size", {"train": {"batch_size": self.batch_size}}))
         if self.seed is not None:
             found.append(("--seed", {"train": {"seed": self.seed}}))
+        if self.executor is not None:
+            found.append(("--executor", {"executor": {"use": self.executor}}))
+        if self.budget is not None:
+            found.append(("--budget", {"evaluate": {"budget_minutes": self.budget}}))
         return found
 
     def profiles(self) -> list[Path]:

@@ -7,26 +7,25 @@ Children speak JSON Lines, which are handed on as if the events were ours.
 
 from __future__ import annotations
 
-import collections
+import contextlib
 import dataclasses
 import json
 import sys
-import threading
 import typing
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from brushset.cli.options import Options
 from brushset.errors import BrushsetError, TrainerFailed
+from brushset.executors.slots import Slots
 from brushset.paths import PROJECT, RunsDir
-from brushset.process import process_file, run_command, stop_orphan
+from brushset.process import process_file, stop_orphan
 
-_OWN_OPTIONS = {"style", "until", "force", "parallel", "gpus", "mps", "json"}
+_OWN_OPTIONS = {"style", "until", "force", "parallel", "executor", "gpus", "mps", "json"}
 _SIGNALLED = (130, 143)
 _PATIENCE_S = 2.0
-_POLL_S = 0.1
 
 
 class Relay(Protocol):
@@ -46,8 +45,18 @@ def child_command(options: Options, style: str, *, until: str | None, force: str
     own = ["--style", style]
     own += ["--until", until] if until else []
     own += ["--force", force] if force else []
-    given = [word for name, flag in _flags().items() for word in _words(flag, getattr(options, name))]
-    return [sys.executable, str(PROJECT / "orchestrate.py"), *own, *given, "--json"]
+    return [sys.executable, str(PROJECT / "orchestrate.py"), *own, *option_words(options, _OWN_OPTIONS), "--json"]
+
+
+def option_words(options: Options, without: Collection[str]) -> list[str]:
+    """The options that were given as words of a command line, but for some fields."""
+    bare = Options()
+    return [
+        word
+        for name, flag in _flags().items()
+        if name not in without and getattr(options, name) != getattr(bare, name)
+        for word in _words(flag, getattr(options, name))
+    ]
 
 
 class Pack:
@@ -60,11 +69,7 @@ class Pack:
 
     def __init__(self, runs: RunsDir, relay: Relay) -> None:
         self._runs, self._relay = runs, relay
-        self._waiting: collections.deque[tuple[str, Sequence[str]]] = collections.deque()
-        self._started: list[Path] = []
         self._failures: dict[str, BrushsetError] = {}
-        self._stopping = threading.Event()
-        self._broken: BaseException | None = None
 
     def run(
         self, commands: Mapping[str, Sequence[str]], slots: Sequence[Mapping[str, str]]
@@ -74,43 +79,15 @@ class Pack:
         Raises:
             Interrupted: a signal; all children, and what they had started, are gone then.
         """
-        self._waiting.extend(commands.items())
-        threads = [threading.Thread(target=self._serve, args=(environment,), daemon=True) for environment in slots]
-        try:
-            for thread in threads:
-                thread.start()
-            while self._broken is None and (alive := [thread for thread in threads if thread.is_alive()]):
-                alive[0].join(_POLL_S)
-        finally:
-            self._stop(threads)
-        if self._broken is not None:
-            raise self._broken
+        with contextlib.closing(Slots(slots)) as working:
+            for style, argv in commands.items():
+                working.put(partial(self._run_one, working, style, argv))
+            working.wait()
         return {style: self._failures[style] for style in commands if style in self._failures}
 
-    def _stop(self, threads: Sequence[threading.Thread]) -> None:
-        """Ends what still runs. A child may be starting just now: so until no thread is left."""
-        self._stopping.set()
-        while alive := [thread for thread in threads if thread.is_alive()]:
-            records = [process_file(log) for log in self._started]
-            with ThreadPoolExecutor() as pool:  # at once: each waits for those that are slow to end
-                list(pool.map(stop_orphan, records))
-            alive[0].join(_POLL_S)
-
-    def _serve(self, environment: Mapping[str, str]) -> None:
-        """One slot: a child after the other, while there are any."""
-        try:
-            while not self._stopping.is_set() and self._waiting:
-                style, argv = self._waiting.popleft()
-                self._run_one(style, argv, environment)
-        except IndexError:
-            return  # another slot was faster
-        except BaseException as error:  # noqa: BLE001  of a thread; the main thread raises it
-            self._broken = error
-
-    def _run_one(self, style: str, argv: Sequence[str], environment: Mapping[str, str]) -> None:
+    def _run_one(self, slots: Slots, style: str, argv: Sequence[str], environment: Mapping[str, str]) -> None:
         log = self._runs.child_log(style)
         stop_orphan(process_file(log))  # of a parent that was killed
-        self._started.append(log)
         told: list[BrushsetError] = []
 
         def read(line: str) -> None:
@@ -121,11 +98,11 @@ class Pack:
                 self._relay.heard(style, event, {"style": style, **fields})
 
         try:
-            run_command(argv, cwd=Path.cwd(), env=environment, log_path=log, on_line=read)
+            slots.command(argv, cwd=Path.cwd(), env=environment, log_path=log, on_line=read)
         except BrushsetError as error:
             failure = told[-1] if told else failure_of(style, {"message": str(error), "exit_code": error.exit_code})
-            signalled = failure.exit_code in _SIGNALLED and self._stopping.wait(_PATIENCE_S)
-            if not signalled and not self._stopping.is_set():
+            signalled = failure.exit_code in _SIGNALLED and slots.stopping.wait(_PATIENCE_S)
+            if not signalled and not slots.stopping.is_set():
                 self._failures[style] = failure
                 self._relay.failed(style, failure)
 
@@ -155,14 +132,13 @@ def failure_of(style: str, fields: Mapping[str, object]) -> BrushsetError:
 
 
 def _flags() -> dict[str, str]:
-    """Field of Options → its flag, of those that are handed on."""
+    """Field of Options → its flag."""
     hints = typing.get_type_hints(Options, include_extras=True)
     found = {}
     for item in dataclasses.fields(Options):
         declared: Any = hints[item.name].__metadata__[0]
         named = [declared.default, *(declared.param_decls or ())]  # typer puts the first name where a default would be
-        if item.name not in _OWN_OPTIONS:
-            found[item.name] = next((word for word in named if isinstance(word, str)), _flag(item.name))
+        found[item.name] = next((word for word in named if isinstance(word, str)), _flag(item.name))
     return found
 
 

@@ -1,8 +1,8 @@
-"""Commands that run stages: the whole pipeline for one or several styles, or one stage on a trained run.
+"""Commands that run stages: the whole pipeline, or as much of it as is asked for, for one or several styles.
 
 Several styles go in two legs, all of them up to `convert` first, so that each one's evaluation sees the others'
 adapters. In that first leg those of the native engine are trained in one pass; with `--parallel` several styles go it at
-once, a process each, and nothing is packed. One style that fails does not touch the others; the exit code is that of the
+once, a process each, and nothing is packed. Where [executor] names Ray or Slurm these do all of it. One style that fails does not touch the others; the exit code is that of the
 first failure.
 """
 
@@ -18,19 +18,19 @@ from typing import Any
 from brushset.bases.resolve import resolve_base
 from brushset.cli.console import ConsoleListener
 from brushset.cli.devices import list_gpus, memory_warnings, parse_gpus, require_gpus, see_only
+from brushset.cli.dispatch import run_elsewhere
 from brushset.cli.guard import AlreadyTold, listen, stdout, tell
 from brushset.cli.one_pass import choose_packed, run_in_one_pass
 from brushset.cli.options import Options, load_spec
 from brushset.cli.phases import PhaseTimes
 from brushset.cli.plan import show_plan
+from brushset.cli.project import update_project
 from brushset.cli.several import ParallelLeg, refuse_spread, run_parallel
 from brushset.cli.sources import find_images, style_names
 from brushset.engines import choose_engine
 from brushset.errors import BrushsetError, UsageError
 from brushset.images import source_digest
-from brushset.load import load_style
 from brushset.log import EventLog
-from brushset.manifest import read_manifest
 from brushset.paths import PROJECT, RunsDir
 from brushset.pipeline import Stage
 from brushset.prepare.upscale import check_upscaler
@@ -41,7 +41,6 @@ from brushset.spec import StyleSpec
 from webui_export.stage import check_targets
 
 FIRST_LEG_ENDS_AT = "convert"
-OWN_SECTIONS = {"convert": (), "evaluate": ("evaluate",), "export": ("export",), "report": ()}
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,10 @@ def run_styles(stages: Sequence[Stage[Any]], options: Options, *, until: str | N
     failures: dict[str, BrushsetError] = {}
     for leg in legs:
         going_on = [name for name in names if name not in failures]
+        if elsewhere := _elsewhere(going_on, options):
+            asks, some = _asks(elsewhere, options, leg, known, Hearers(events, listener, times))
+            failures |= some | run_elsewhere(asks, known, options, events)
+            going_on = [name for name in going_on if name not in elsewhere]
         if options.parallel > 1 and len(going_on) > 1 and _is_early(leg.until, known):
             failures |= _run_at_once(going_on, options, leg, known, Hearers(events, listener, times))
             continue
@@ -95,25 +98,13 @@ def run_styles(stages: Sequence[Stage[Any]], options: Options, *, until: str | N
         for name in going_on:
             if name not in packed:
                 work = partial(_run_one, name, options, stages, events, leg)
-                failures |= _failure_of(name, work, options, listener)
+                failures |= failure_of(name, work, options, listener)
+    if until in {None, "report"}:
+        together = partial(update_project, names, RunsDir(options.runs_dir.absolute()), events)
+        failures |= failure_of("all styles", together, options, listener)
     if told := times.line():
         events("times", **times.seconds(), text=told)
-    _raise_first({name: failures[name] for name in names if name in failures})
-
-
-def work_on_run(stages: Sequence[Stage[Any]], options: Options, stage: Stage[Any]) -> None:
-    """Does one stage on the newest run of each style that is meant; earlier stages are taken as they stand."""
-    runs = RunsDir(options.runs_dir.absolute())
-    see_only(options.gpus)
-    asked = bool(options.style)
-    names = style_names(options) if asked else runs.styles()
-    if not names:
-        raise UsageError(f"{options.runs_dir}: no run yet; fix: orchestrate.py --style NAME")
-    events, listener = listen(options, len(stages))
-    failures: dict[str, BrushsetError] = {}
-    for name in names:
-        failures |= _failure_of(name, partial(_redo, name, options, stages, stage, events), options, listener)
-    _raise_first(failures)
+    raise_first({name: failures[name] for name in (*names, *failures) if name in failures})
 
 
 def _run_at_once(
@@ -130,20 +121,30 @@ def _run_at_once(
     failures: dict[str, BrushsetError] = {}
 
     def prepare(name: str) -> None:
-        spec, _ = _resolved(name, options, touch=True)
+        spec, _ = resolve_style(name, options, touch=True)
         refuse_spread(spec)
         base = _require_base(spec, leg, known, events)
         full_size.extend([spec] if base and not base.narrow else [])
         specs[name] = spec
 
     for name in names:
-        failures |= _failure_of(name, partial(prepare, name), options, listener)
+        failures |= failure_of(name, partial(prepare, name), options, listener)
     for line in memory_warnings(full_size, options.parallel, gpus=parse_gpus(options.gpus), seen=list_gpus()):
         events("warning", text=line)
     if specs and leg.until is not None:
         stretch = ParallelLeg(tuple(specs), leg.until, leg.force, stages=known.index(leg.until) + 1)
         failures |= run_parallel(stretch, options, events, hearers.times)
     return failures
+
+
+def _elsewhere(names: Sequence[str], options: Options) -> list[str]:
+    """The styles that this process does not do itself. One whose settings are wrong is told in its turn."""
+    found = []
+    for name in names:
+        with contextlib.suppress(BrushsetError):
+            if load_spec(name, options, images=None).executor.use != "local":
+                found.append(name)
+    return found
 
 
 def _may_pack(options: Options, leg: Leg, known: Sequence[str]) -> bool:
@@ -156,7 +157,7 @@ def _packed(names: Sequence[str], options: Options, *, touch: bool) -> list[str]
     specs = {}
     for name in names if len(names) > 1 else ():
         with contextlib.suppress(BrushsetError):
-            specs[name], _ = _resolved(name, options, touch=touch)
+            specs[name], _ = resolve_style(name, options, touch=touch)
     return choose_packed(specs)
 
 
@@ -168,32 +169,44 @@ def _run_packed(
     hearers: Hearers,
 ) -> dict[str, BrushsetError]:
     """A leg of several styles that are trained in one pass."""
-    events, listener = hearers.events, hearers.listener
-    failures: dict[str, BrushsetError] = {}
-    known, asks = [stage.name for stage in stages], []
-
-    def prepare(name: str) -> None:
-        asks.append(_ask(name, options, known, events, leg))
-
-    for name in names:
-        failures |= _failure_of(name, partial(prepare, name), options, listener)
+    known = [stage.name for stage in stages]
+    asks, failures = _asks(names, options, leg, known, hearers)
     if asks:
-        events("note", text=f"trained in one pass: {', '.join(ask.spec.name for ask in asks)}")
+        hearers.events("note", text=f"trained in one pass: {', '.join(ask.spec.name for ask in asks)}")
         failures |= run_in_one_pass(asks, stages, options, hearers.times)
     return failures
+
+
+def _asks(
+    names: Sequence[str],
+    options: Options,
+    leg: Leg,
+    known: Sequence[str],
+    hearers: Hearers,
+) -> tuple[list[Ask], dict[str, BrushsetError]]:
+    """What is to be done for each style, and the failures of those of which that cannot be said."""
+    asks: list[Ask] = []
+    failures: dict[str, BrushsetError] = {}
+
+    def prepare(name: str) -> None:
+        asks.append(_ask(name, options, known, hearers.events, leg))
+
+    for name in names:
+        failures |= failure_of(name, partial(prepare, name), options, hearers.listener)
+    return asks, failures
 
 
 def _show_plans(
     names: Sequence[str], options: Options, known: Sequence[str], *, until: str | None, packs: bool
 ) -> None:
     for name in names:
-        spec, reason = _resolved(name, options, touch=False)
+        spec, reason = resolve_style(name, options, touch=False)
         show_plan(spec, reason, stages=known, until=until)
     if packed := _packed(names, options, touch=False) if packs else []:
         stdout.print(f"\n{', '.join(packed)}: trained in one pass; --set train.pack=false trains one after the other")
 
 
-def _failure_of(
+def failure_of(
     name: str, work: Callable[[], object], options: Options, listener: ConsoleListener | None
 ) -> dict[str, BrushsetError]:
     """Does the work; tells and returns its failure, under the style's name, where it has one."""
@@ -210,7 +223,8 @@ def _failure_of(
     return {}
 
 
-def _raise_first(failures: Mapping[str, BrushsetError]) -> None:
+def raise_first(failures: Mapping[str, BrushsetError]) -> None:
+    """Raises the first failure, if any, as one that has been told."""
     for error in failures.values():
         raise AlreadyTold(error)
 
@@ -221,7 +235,7 @@ def _run_one(name: str, options: Options, stages: Sequence[Stage[Any]], events: 
 
 
 def _ask(name: str, options: Options, known: Sequence[str], events: EventLog, leg: Leg) -> Ask:
-    spec, reason = _resolved(name, options, touch=True)
+    spec, reason = resolve_style(name, options, touch=True)
     images = source_digest(spec.images_dir(PROJECT))
     _require_base(spec, leg, known, events)
     return Ask(spec, images, reason, until=leg.until, force=leg.force)
@@ -241,29 +255,7 @@ def _trains(leg: Leg, known: Sequence[str]) -> bool:
     return leg.until is None or known.index(leg.until) >= known.index("train")
 
 
-def _redo(name: str, options: Options, stages: Sequence[Stage[Any]], stage: Stage[Any], events: EventLog) -> Outcome:
-    runs = RunsDir(options.runs_dir.absolute())
-    run = runs.latest(name)
-    manifest = read_manifest(run) if run else None
-    if run is None or manifest is None:
-        raise UsageError(f"{options.runs_dir}/{name}: no run yet; fix: orchestrate.py --style {name}")
-    kept = load_style(run.spec)
-    spec = load_style(run.spec, layers=options.layers(), settings=options.settings)
-    allowed = OWN_SECTIONS[stage.name]
-    changed = [key for key in StyleSpec.model_fields if getattr(kept, key) != getattr(spec, key) and key not in allowed]
-    if changed:
-        raise UsageError(
-            f"{stage.name} works on a run that is trained already ({run.root}): [{changed[0]}] cannot be changed there; "
-            f"fix: orchestrate.py --style {name} with these settings"
-        )
-    ask = Ask(
-        spec, manifest.images, manifest.engine_reason,
-        until=stage.name, force=options.force, start=stage.name, stand_on=run,
-    )  # fmt: skip
-    return run_style(ask, stages, runs, events)
-
-
-def _resolved(name: str, options: Options, *, touch: bool) -> tuple[StyleSpec, str]:
+def resolve_style(name: str, options: Options, *, touch: bool) -> tuple[StyleSpec, str]:
     """The spec with its folder of images and its engine settled, and why that engine."""
     spec = load_spec(name, options, images=find_images(name, options, touch=touch))
     check_targets(spec.export.targets)
