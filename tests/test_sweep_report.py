@@ -124,13 +124,16 @@ def test_the_page_tells_the_best_the_failures_and_how_to_use_the_best(runs: Runs
     sweep = load_sweep(runs, "s")
     entry = Entry(run=f"cartoon/{failed.run_id}", style="cartoon", settings={"train.network_dim": 64})
     save_sweep(runs, sweep.model_copy(update={"entries": (*sweep.entries, entry)}))
+    first = load_sweep(runs, "s").runs(runs)[0]
+    first.report.write_text("a page")
     page = write_report(runs, read_results(runs, "s")).read_text()
+    assert page.count("report.html") == 1  # no link to a page that is not there
+    assert f'href="../../cartoon/{first.run_id}/report.html"' in page
     for words in (
         "8 of 9 done, 1 failed",
         "out of &lt;memory&gt;",
         "Over seeds",
         "best at 16".capitalize(),
-        "report.html",
     ):
         assert words in page
     data = json.loads((runs.sweep("s") / "report.json").read_text())

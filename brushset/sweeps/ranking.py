@@ -28,6 +28,7 @@ class Ranked:
     words: str
     seconds: float | None
     score: RunScore | None
+    has_report: bool = False
 
     @property
     def value(self) -> float | None:

@@ -28,6 +28,7 @@ from brushset.cli.sweeps.shown import Plan, Progress, price, show_plan, show_ran
 from brushset.engines import packs
 from brushset.errors import Interrupted, PartlyFailed, UsageError
 from brushset.executors import make_executor
+from brushset.executors.standing import is_finished
 from brushset.files import sha256_json, shown
 from brushset.paths import RunPaths, RunsDir
 from brushset.pipeline import Stage
@@ -95,7 +96,9 @@ def sweep(stages: Sequence[Stage[Any]], options: Options, ask: SweepAsk) -> None
         ended = _carry_out(work, runs)
     except Interrupted:
         if work.members[0].spec.executor.use == "slurm":
-            work.emit("note", text="Slurm's jobs go on; the same command follows them, orchestrate.py cancel stops them")
+            work.emit(
+                "note", text="Slurm's jobs go on; the same command follows them, orchestrate.py cancel stops them"
+            )
         raise
     _tell_end(work, ended)
 
@@ -197,13 +200,12 @@ def _executor(work: Work, runs: Mapping[RunPaths, Member]) -> Executor:
 def _do_shared(work: Work, executor: Executor, runs: Mapping[RunPaths, Member], progress: Progress) -> None:
     """What does not depend on what varies, once. Who fails there fails again with its own run, where it is told."""
     folders, members = list(runs), list(runs.values())
-    done = set(work.names)
     for leg in find_shared_legs([each.spec for each in members], [each.images for each in members], work.stages):
-        if leg.until in done and len(folders) > 1:
-            leaders = [folders[place] for place in leg.places]
+        until = work.names[: work.names.index(leg.until) + 1] if leg.until in work.names else []
+        leaders = [folders[place] for place in leg.places if until and not is_finished(folders[place], until)]
+        if leaders:
             labels = ", ".join(progress.labels[run] for run in leaders)
             work.emit("note", text=f"first, for all: up to {leg.until}, by {labels}")
-            until = work.names[: work.names.index(leg.until) + 1]
             carry_out(executor, leaders, until, lambda _: None, python=work.python)
 
 

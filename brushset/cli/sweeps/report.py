@@ -67,7 +67,18 @@ def _result(entry: Entry, run: RunPaths, manifest: RunManifest | None, style: st
     words = manifest.error.splitlines()[0] if manifest and manifest.error and not finished else ""
     label = label_of(style, entry.settings) or entry.style
     seconds = _seconds(run) if finished else None
-    return Ranked(run, entry.style, label, entry.settings, entry.rung, state, words, seconds, read_score(run))
+    return Ranked(
+        run,
+        entry.style,
+        label,
+        entry.settings,
+        entry.rung,
+        state,
+        words,
+        seconds,
+        read_score(run),
+        run.report.is_file(),
+    )
 
 
 def _seconds(run: RunPaths) -> float:

@@ -111,6 +111,10 @@ def show_ranking(ranked: Sequence[Ranked], *, as_json: bool) -> None:
     """The best runs first."""
     if as_json:
         return
+    if all(each.value is None for each in ranked):
+        notes = [each.score.reported.note for each in ranked if each.score and each.score.reported.note]
+        stdout.print(f"no run has a score{f': {notes[0]}' if notes else ''}", markup=False)
+        return
     table = Table("", "run", "score", "95 % interval", "measure", "folder")
     for number, each in enumerate(ranked[:_ROWS], 1):
         score = each.score
