@@ -92,6 +92,20 @@ def test_the_infeasible_are_not_chosen_however_much_they_keep():
     assert (pick.chosen.epoch, pick.feasible) == (3, True)
 
 
+def test_one_that_leaves_the_style_out_is_not_chosen_though_it_keeps_to_every_bound():
+    """Seen in the small world: epoch 4 at 0.6 kept 0 % of the style, cost nothing, and won by being early."""
+    idle = candidate(4, 0.6, 0.0, half=0.006)
+    assert (idle.feasible, idle.breaks) == (False, ("style",))
+    assert is_hopeless(candidate(4, 0.6, -0.1, half=0.05), BOUNDS)
+    assert not is_hopeless(idle, BOUNDS)
+    pick = choose([idle, candidate(8, 1.0, 0.04, half=0.02)], BOUNDS, NOBODY_BEATS)
+    assert pick
+    assert (pick.chosen.epoch, pick.feasible, pick.tied) == (8, True, ())
+    nobody = choose([idle, candidate(16, 1.2, 0.4, clip=-20.0)], BOUNDS, NOBODY_BEATS)
+    assert nobody
+    assert not nobody.feasible
+
+
 def test_where_nobody_is_feasible_it_is_the_knee_and_said_so():
     found = [
         candidate(1, 1, 0.10, clip=-2.0),

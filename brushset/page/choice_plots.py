@@ -13,7 +13,7 @@ from brushset.records import Candidate, Choice, EpochLoss, Estimate
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-MARKS = {"fidelity": "F", "diversity": "D", "memorisation": "M"}
+MARKS = {"style": "S", "fidelity": "F", "diversity": "D", "memorisation": "M"}
 """What an infeasible cell of the plane breaks."""
 _HATCH = "////"
 _DARK_BELOW = 0.55  # of viridis: white text is read on it

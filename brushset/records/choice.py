@@ -32,7 +32,7 @@ class Candidate(Record):
     memorisation: Estimate = Field(description="likeness to images trained on less that to held-out ones")
     feasible: bool | None = Field(description="within all bounds; None where one of them could not be measured")
     reasons: tuple[str, ...] = Field((), description="which bounds it breaks or which could not be measured")
-    breaks: tuple[Literal["fidelity", "diversity", "memorisation"], ...] = Field(
+    breaks: tuple[Literal["style", "fidelity", "diversity", "memorisation"], ...] = Field(
         (), description="the same in a word each: of what it breaks the bound"
     )
     on_front: bool = Field(False, description="no other of its round keeps more of the style and of the prompt")

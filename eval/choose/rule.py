@@ -1,7 +1,8 @@
 """Who is chosen. Pure: from candidates' estimates to one of them.
 
     feasible = lower bound of the CLIP score's difference to the base ≥ min_fidelity, diversity ≥ min_diversity,
-               upper bound of the memorisation gap ≤ max_memorisation
+               upper bound of the memorisation gap ≤ max_memorisation, and ρ surely above 0: one that leaves the style out
+               keeps to every other bound
     leader   = the feasible one whose lower bound of ρ is highest
     chosen   = of those that the leader does not beat beyond noise, the earliest epoch, of these the lowest weight
 
@@ -24,7 +25,7 @@ from brushset.records import Candidate, Estimate
 from brushset.spec import EvaluateSection
 from eval.choose.candidates import Way
 
-Breach = Literal["fidelity", "diversity", "memorisation"]
+Breach = Literal["style", "fidelity", "diversity", "memorisation"]
 Beats = Callable[[Way, Way], bool]
 """Whether the first keeps more of the style than the second, beyond noise, at the same places."""
 _LEAST_LENGTH = 1e-12
@@ -60,6 +61,8 @@ def judge(candidate: Candidate, bounds: Bounds) -> Candidate:
     breaks: list[Breach] = []
     unknown = False
     for breach, estimate, kept, wanted in _bounds_of(candidate, bounds):
+        if estimate.value is None and breach == "style":
+            continue  # such a one is not chosen in any case
         if estimate.value is None:
             unknown = True
             reasons.append(f"{breach} {estimate.note or 'was not measured'}")
@@ -74,6 +77,7 @@ def _bounds_of(candidate: Candidate, bounds: Bounds) -> list[tuple[Breach, Estim
     """Measure, estimate, whether its bound holds, and what was wanted."""
     fidelity, diversity, copied = candidate.fidelity, candidate.diversity, candidate.memorisation
     return [
+        ("style", candidate.retention, lower(candidate.retention) > 0, "it has to be surely above the base's 0"),
         ("fidelity", fidelity, lower(fidelity) >= bounds.min_fidelity, f"at least {bounds.min_fidelity:g} is wanted"),
         ("diversity", diversity, _value(diversity) >= bounds.min_diversity, f"{bounds.min_diversity:g} is wanted"),
         ("memorisation", copied, upper(copied) <= bounds.max_memorisation, f"{bounds.max_memorisation:g} is allowed"),
@@ -88,7 +92,8 @@ def is_broken(candidate: Candidate) -> bool:
 def is_hopeless(candidate: Candidate, bounds: Bounds) -> bool:
     """Whether it breaks a bound even at the friendly end of its interval: more images will not save it."""
     return (
-        upper(candidate.fidelity, 0.0) < bounds.min_fidelity
+        upper(candidate.retention, 1.0) <= 0
+        or upper(candidate.fidelity, 0.0) < bounds.min_fidelity
         or upper(candidate.diversity, 1.0) < bounds.min_diversity
         or lower(candidate.memorisation, 0.0) > bounds.max_memorisation
     )
@@ -126,7 +131,9 @@ def _narrowed(candidate: Candidate, shrink: float) -> Candidate:
         low, high = (estimate.value + shrink * (bound - estimate.value) for bound in (estimate.low, estimate.high))
         return estimate.model_copy(update={"low": low, "high": high})
 
-    changes = {name: narrow(getattr(candidate, name)) for name in ("fidelity", "diversity", "memorisation")}
+    changes = {
+        name: narrow(getattr(candidate, name)) for name in ("retention", "fidelity", "diversity", "memorisation")
+    }
     return candidate.model_copy(update={**changes, "reasons": (), "breaks": ()})
 
 
