@@ -68,12 +68,12 @@ def _stages(asked: argparse.Namespace) -> Iterator[Found]:
 
 
 def _vision(asked: argparse.Namespace, batch: int, dtype: torch.dtype) -> Callable[[], object]:
-    """ViT-L/14's tower on a GPU, a narrow one else."""
+    """ViT-L/14's tower, as CLIP and CSD have it and DINOv2 nearly, or a narrow one."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     large = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
     narrow = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = CLIPVisionConfig(**(large if asked.device == "cuda" else narrow), patch_size=14, image_size=224)
+    config = CLIPVisionConfig(**(large if asked.vision == "large" else narrow), patch_size=14, image_size=224)
     tower = CLIPVisionModelWithProjection(config).to(asked.device, dtype).eval()
     pixels = torch.randn(batch, 3, 224, 224, device=asked.device, dtype=dtype)
     return lambda: tower(pixels).image_embeds
@@ -110,6 +110,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--base", default="random:sd15" if gpu else "random:tiny")
     parser.add_argument("--px", type=int, default=512 if gpu else 64)
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 16, 64] if gpu else [2])
+    parser.add_argument("--vision", choices=("large", "narrow"), default="large" if gpu else "narrow")
     parser.add_argument("--repeats", type=int, default=10 if gpu else 2)
     parser.add_argument("--out", type=Path, help="file that each line is added to")
     return parser.parse_args(argv)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from brushset.partners import Partner
 from brushset.pipeline import StageContext
 from brushset.records import Cell, Trained
-from eval.cells import PlannedCell, ingredient, own_ingredient, plan_cells
+from eval.cells import PlannedCell, grid_places, ingredient, own_ingredient, plan_cells
+from eval.grid_budget import GridBudget
 from eval.layout import layout_of
 from eval.look import Extractor, Pictures, look_at, look_further
 from eval.metric import ExtractorName
@@ -40,6 +41,7 @@ class Looking:
     context: StageContext
     partners: Sequence[Partner]
     extractors: Mapping[ExtractorName, Extractor]
+    budget: GridBudget
 
     def sample_in_rounds(self, sample: Sample) -> Sampled:
         """As many rounds as choosing mixes takes, three at most; one where nothing could be chosen."""
@@ -47,7 +49,10 @@ class Looking:
         if not self._could_mean_anything:
             planned += default_triples(self._mixing)
         made = self._look(tuple(planned), tuple(sample(planned)))
+        places = len(grid_places(self.context.spec.evaluate))
         while further := made.chooser.next_cells():
+            if not self.budget.has_time_for(len(further) * places, self.context.emit):
+                break
             made = self._look((*made.planned, *further), (*made.cells, *sample(further)), made.seen)
         return made
 

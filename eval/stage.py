@@ -12,15 +12,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from brushset.chosen import ChosenAdapter, chosen_adapter
+from brushset.chosen import ChosenAdapter, chosen_adapter, load_choice
 from brushset.files import write_json
 from brushset.generator import MultiLoRAGenerator
 from brushset.partners import Partner, find_partners
 from brushset.pipeline import Stage, StageContext
 from brushset.prepare.holdout import verify_holdout
 from brushset.records import Cell, EvalReport, MixChoice, Prepared, Trained
+from brushset.spec import EvaluateSection
 from eval.base_model import require_base
-from eval.cells import PlannedCell, grid_places, style_words, unique_seeds
+from eval.cells import PlannedCell, grid_places, plan_cells, style_words, unique_seeds
+from eval.grid_budget import GridBudget
 from eval.kept_images import is_flat, keeping_base
 from eval.layout import LEAST_HELD_OUT, Layout
 from eval.loss_gap import loss_gap_score
@@ -48,11 +50,14 @@ def evaluate(context: StageContext) -> EvalReport:
     from eval.rounds import Looking
 
     context = _at_chosen_weight(context)
-    spec, folder = context.spec, context.workdir
     verify_holdout(context.get(Prepared), context.run.images)
-    partners = find_partners(spec, context.run)
-    extractors = load_extractors(spec)
-    looking = Looking(context, partners.chosen, extractors)
+    partners = find_partners(context.spec, context.run)
+    extractors = load_extractors(context.spec)
+    budget = GridBudget.after(load_choice(context.run), context.spec.evaluate.budget_minutes)
+    cells = len(plan_cells(context.spec, partners.chosen))
+    context = _with_settings(context, budget.fit(context.spec.evaluate, cells, context.emit))
+    spec, folder = context.spec, context.workdir
+    looking = Looking(context, partners.chosen, extractors, budget)
     made = looking.sample_in_rounds(lambda cells: _sample(context, cells, partners.chosen))
     report = _measure(looking, made)
     shown = {plan.name for plan in made.planned if plan.shown} | {choice.chosen.cell for choice in report.mix_choices}
@@ -62,7 +67,7 @@ def evaluate(context: StageContext) -> EvalReport:
         update={
             "cells": tuple(_in_run(cell) for cell in first),
             "more_cells": tuple(_in_run(cell) for cell in made.cells if cell.name not in shown),
-            "notes": (*report.notes, *partners.left_out, *_flat_note(made.cells, folder)),
+            "notes": (*report.notes, *budget.notes, *partners.left_out, *_flat_note(made.cells, folder)),
         }
     )
     _write_scores(context, report)
@@ -74,7 +79,10 @@ def _at_chosen_weight(context: StageContext) -> StageContext:
     weight = _own(context).weight
     if weight is None:
         return context
-    settings = context.spec.evaluate.model_copy(update={"weight": weight})
+    return _with_settings(context, context.spec.evaluate.model_copy(update={"weight": weight}))
+
+
+def _with_settings(context: StageContext, settings: EvaluateSection) -> StageContext:
     return dataclasses.replace(context, spec=context.spec.model_copy(update={"evaluate": settings}))
 
 

@@ -53,7 +53,7 @@ class Options:
         False
     )
     budget: Annotated[
-        float | None, typer.Option(metavar="MINUTES", help="For choosing checkpoint and weight; default: all it takes.")
+        float | None, typer.Option(metavar="MINUTES", help="For choosing and judging; default: all it takes.")
     ] = None
     runs_dir: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs")
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None
