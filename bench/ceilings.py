@@ -9,7 +9,6 @@ and pictures are random numbers.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -23,6 +22,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
+from bench.lines import tell
 from bench.timing import matrix_rate
 from brushset.bases.load import load_components
 from brushset.bases.resolve import resolve_base
@@ -37,10 +37,7 @@ def main(argv: list[str] | None = None) -> list[Found]:
     found = []
     for row in _stages(asked):
         found.append(row)
-        print(json.dumps(row), flush=True)
-        if asked.out is not None:
-            with asked.out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+        tell(row, asked.out)
     return found
 
 

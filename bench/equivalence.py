@@ -10,7 +10,6 @@ batch sizes. In float64 on a CPU it is 1e-13 (tests/test_native_packed.py).
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
+from bench.lines import tell
 from bench.native_step import Work, open_sessions
 from brushset.bases.resolve import resolve_base
 from brushset.log import silent
@@ -39,10 +39,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
         work = Work(base, asked.px, asked.batch, 32, asked.device, styles=STYLES, trains_text=asked.text)
         row = {"stage": "packed against alone", "dtype": str(dtype).removeprefix("torch."), **compare(work, dtype)}
         found.append(row)
-        print(json.dumps(row), flush=True)
-        if asked.out is not None:
-            with asked.out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+        tell(row, asked.out)
     return found
 
 

@@ -20,8 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench.lines import tell
+from brushset.paths import PROJECT
 
 STYLES = ("anime", "watercolor", "cartoon")
 
@@ -50,10 +52,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
         told = events[-1].items()
         times = {key: value for key, value in told if isinstance(value, float) and key != "time"}
         row |= {"samples": samples, "samples_per_s": round(samples / wall, 2), "phases": times}
-    print(json.dumps(row), flush=True)
-    if asked.out is not None:
-        with asked.out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+    tell(row, asked.out)
     return [row]
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import sys
 import tempfile
@@ -34,6 +33,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from bench.lines import tell
 from bench.operations import Operations
 from bench.watching import peak_mb, unet_calls
 from brushset.bases.configs import SD15, TINY
@@ -98,10 +98,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         pixels: dict[int, Any] = {}
         for name, stage in _stages(work, compiled=asked.compile):
             rows.append({"way": name, **stage(pixels)})
-            print(json.dumps(rows[-1]), flush=True)
-            if asked.out is not None:
-                with asked.out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(rows[-1]) + "\n")
+            tell(rows[-1], asked.out)
     _print_table(asked, work, rows)
     return rows
 

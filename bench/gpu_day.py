@@ -22,8 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from rich.console import Console
 from rich.table import Table
+
+from bench.lines import add_line
 
 FOLDER = Path(__file__).resolve().parent
 Found = dict[str, Any]
@@ -81,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> list[Found]:
     asked = _parse(argv)
     asked.out.mkdir(parents=True, exist_ok=True)
     lines = asked.out / "lines.jsonl"
-    _add(lines, {"bench": "gpu_day", **describe_machine()})
+    add_line({"bench": "gpu_day", **describe_machine()}, lines)
     ends = time.monotonic() + asked.minutes * 60
     for stage in STAGES:
         if asked.only and stage.name not in asked.only:
@@ -118,7 +122,7 @@ def _run(stage: Stage, asked: argparse.Namespace, lines: Path, box_s: float) -> 
     row: Found = {"bench": stage.name}
     if box_s < 5 or (asked.tiny and stage.tiny is None):
         why = "it takes minutes on a CPU" if asked.tiny else f"{asked.minutes:g} minutes were over"
-        _add(lines, row | {"left_out": why})
+        add_line(row | {"left_out": why}, lines)
         return
     own = asked.out / f"{stage.name.replace(' ', '_')}.jsonl"
     own.unlink(missing_ok=True)
@@ -134,13 +138,8 @@ def _run(stage: Stage, asked: argparse.Namespace, lines: Path, box_s: float) -> 
             row["failed"] = f"stopped after {box_s:.0f} s, its time box"
     if own.is_file():
         for line in own.read_text(encoding="utf-8").splitlines():
-            _add(lines, {"bench": stage.name, **json.loads(line)})
-    _add(lines, row | {"took_s": round(time.monotonic() - begun, 1)})
-
-
-def _add(lines: Path, row: Found) -> None:
-    with lines.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+            add_line({"bench": stage.name, **json.loads(line)}, lines)
+    add_line(row | {"took_s": round(time.monotonic() - begun, 1)}, lines)
 
 
 def show(found: Sequence[Found]) -> None:

@@ -18,7 +18,6 @@ change alone (`--variants all`). Weights and images are random: the figures are 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -37,6 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.launches import CHANGES, SAMPLE_S, Launched, Work, launch, lay_out
+from bench.lines import add_line
 from brushset.bases.resolve import resolve_base
 from brushset.cli.devices import list_gpus, slot_environment
 from brushset.cli.mps import mps_environment
@@ -206,9 +206,7 @@ def _stage(work: Work, stage: tuple[str, int, int, bool], out: Path) -> Row:
         say = lambda _, **fields: console.print(str(fields["text"]))  # noqa: E731
         extra = stack.enter_context(mps_environment(say)) if mps else {}
         row = measure(work, variant, batch, at_once, {**os.environ, **extra})
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"time": time.time(), "mps": bool(extra), **asdict(row)}) + "\n")
+    add_line({"time": time.time(), "mps": bool(extra), **asdict(row)}, out)
     console.print(f"{variant}, batch {batch}, {at_once} at once: {row.samples_per_s} samples/s", markup=False)
     return row
 

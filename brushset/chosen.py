@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from brushset.paths import RunPaths
-from brushset.pipeline import load_record
+from brushset.pipeline import load_result
 from brushset.records import Choice, Trained
 
 
@@ -56,10 +54,4 @@ def chosen_adapter(run: RunPaths, trained: Trained) -> ChosenAdapter:
 
 def load_choice(run: RunPaths) -> Choice | None:
     """What `choose` recorded in a run; None where it did not, or another version of it did."""
-    record = load_record(run, "choose")
-    if record is None:
-        return None
-    try:
-        return Choice.model_validate(record.data)
-    except ValidationError:
-        return None
+    return load_result(run, "choose", Choice)

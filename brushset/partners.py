@@ -9,13 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from brushset.chosen import chosen_adapter
 from brushset.errors import BrushsetError
 from brushset.load import load_style
 from brushset.paths import RunPaths, RunsDir
-from brushset.pipeline import load_record
+from brushset.pipeline import load_result
 from brushset.records import Trained
 from brushset.spec import StyleSpec
 
@@ -80,11 +78,5 @@ def _partner(style: str, run: RunPaths, trained: Trained) -> Partner:
 
 def _trained(run: RunPaths) -> Trained | None:
     """What training left in a run, where the file is still there."""
-    record = load_record(run, "train")
-    if record is None:
-        return None
-    try:
-        trained = Trained.model_validate(record.data)
-    except ValidationError:
-        return None
-    return trained if (run.root / trained.weights).is_file() else None
+    trained = load_result(run, "train", Trained)
+    return trained if trained and (run.root / trained.weights).is_file() else None

@@ -280,6 +280,17 @@ def load_record(run: RunPaths, stage: str) -> StageRecord | None:
         return None
 
 
+def load_result(run: RunPaths, stage: str, kind: type[R]) -> R | None:
+    """What a stage left in a run; None where it has not been done, or by a version whose record reads otherwise."""
+    record = load_record(run, stage)
+    if record is None:
+        return None
+    try:
+        return kind.model_validate(record.data)
+    except ValidationError:
+        return None
+
+
 def outputs_hold(run: RunPaths, record: StageRecord) -> bool:
     """Whether every output file is there and hashes as recorded."""
     return all(

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from brushset.errors import InputError
 from brushset.files import sha256_json
 from brushset.partners import Partner, find_partners, partner_digests
 from brushset.paths import RunPaths
-from brushset.pipeline import StageContext, load_record
+from brushset.pipeline import StageContext, load_result
 from brushset.records import Cell, Prepared, PreparedImage
 from brushset.spec import StyleSpec
 from eval.cells import grid_places, plain_prompt
@@ -50,7 +48,7 @@ def find_pictures(
 
 def partner_references(partner: Partner, most: int) -> list[Path]:
     """Another style's images: held-out ones where there are 4, else those trained on; none where its run keeps none."""
-    prepared = _prepared(partner.run)
+    prepared = load_result(partner.run, "preprocess", Prepared)
     if prepared is None:
         return []
     chosen = prepared.heldout if len(prepared.heldout) >= LEAST_HELD_OUT else prepared.images
@@ -64,18 +62,8 @@ def outside_digests(spec: StyleSpec, run: RunPaths) -> list[list[str]]:
 
 
 def _images_digest(partner: Partner) -> str:
-    prepared = _prepared(partner.run)
+    prepared = load_result(partner.run, "preprocess", Prepared)
     return sha256_json([image.source_sha256 for image in (*prepared.images, *prepared.heldout)]) if prepared else ""
-
-
-def _prepared(run: RunPaths) -> Prepared | None:
-    record = load_record(run, "preprocess")
-    if record is None:
-        return None
-    try:
-        return Prepared.model_validate(record.data)
-    except ValidationError:  # of another version: it has no references for us
-        return None
 
 
 def _files(run: RunPaths, images: Sequence[PreparedImage], most: int) -> list[Path]:

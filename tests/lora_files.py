@@ -116,3 +116,12 @@ def in_peft(state: State, component: str) -> State:
             out[f"base_model.model.{path}.lora_A.weight"] = down
             out[f"base_model.model.{path}.lora_B.weight"] = up
     return out
+
+
+def write_trio(folder: Path) -> dict[str, Path]:
+    """Three adapters that differ in rank, alpha and in what they reach."""
+    return {
+        "anime": write_lora(folder / "anime.safetensors", seed=1),
+        "watercolor": write_lora(folder / "watercolor.safetensors", seed=2, dim=3, alpha=3.0),
+        "unet-only": write_lora(folder / "unet-only.safetensors", seed=3, text_encoder=False),
+    }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lora_files import locon_state, save, write_lora
+from lora_files import locon_state, save, write_trio
 
 from brushset.generation.mixes import Strengths
 from brushset.lora.adapter import read_adapter
@@ -23,12 +23,7 @@ TOLERANCE = 1e-5
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("loras")
-    return {
-        "anime": write_lora(folder / "anime.safetensors", seed=1),
-        "watercolor": write_lora(folder / "watercolor.safetensors", seed=2, dim=3, alpha=3.0),
-        "unet-only": write_lora(folder / "unet-only.safetensors", seed=3, text_encoder=False),
-        "locon": save(locon_state(seed=4), folder / "locon.safetensors"),
-    }
+    return {**write_trio(folder), "locon": save(locon_state(seed=4), folder / "locon.safetensors")}
 
 
 @pytest.fixture

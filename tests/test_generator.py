@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lora_files import lora_state, write_lora
+from lora_files import lora_state, write_lora, write_trio
 from PIL import Image
 
 from brushset.bases.configs import SD15
@@ -26,12 +26,7 @@ SMALL: Any = {"steps": 2, "width": 64, "height": 64}
 
 @pytest.fixture(scope="module")
 def loras(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("loras")
-    return {
-        "anime": write_lora(folder / "anime.safetensors", seed=1),
-        "watercolor": write_lora(folder / "watercolor.safetensors", seed=2, dim=3, alpha=3.0),
-        "unet-only": write_lora(folder / "unet-only.safetensors", seed=3, text_encoder=False),
-    }
+    return write_trio(tmp_path_factory.mktemp("loras"))
 
 
 @pytest.fixture(scope="module")

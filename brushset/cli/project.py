@@ -5,20 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import ValidationError
+from typing import Any
 
 from brushset.errors import BrushsetError
 from brushset.files import read_json, shown, write_atomic, write_json
 from brushset.manifest import read_manifest
 from brushset.page.project import Agreement, Findings, StyleRun, project_json, render_project
 from brushset.paths import RunPaths, RunsDir
-from brushset.pipeline import load_record
+from brushset.pipeline import load_record, load_result
 from brushset.protocols import Emit
-from brushset.records import Audit, Choice, Estimate, EvalReport, Prepared, Record, Trained
-
-R = TypeVar("R", bound=Record)
+from brushset.records import Audit, Choice, Estimate, EvalReport, Prepared, Trained
 
 _STAGES = ("audit", "preprocess", "caption", "configure", "train", "convert", "choose", "evaluate", "export", "report")
 
@@ -55,24 +51,13 @@ def read_style(run: RunPaths, runs: RunsDir) -> StyleRun:
         root=run.root,
         claims=_claims(run) if "report" in stages else None,
         status=manifest.status if manifest else "unknown",
-        audit=read_stage(run, "audit", Audit),
-        prepared=read_stage(run, "preprocess", Prepared),
-        trained=read_stage(run, "train", Trained),
-        choice=read_stage(run, "choose", Choice),
-        evaluation=read_stage(run, "evaluate", EvalReport),
+        audit=load_result(run, "audit", Audit),
+        prepared=load_result(run, "preprocess", Prepared),
+        trained=load_result(run, "train", Trained),
+        choice=load_result(run, "choose", Choice),
+        evaluation=load_result(run, "evaluate", EvalReport),
         seconds={name: record.ended_at - record.started_at for name, record in stages.items()},
     )
-
-
-def read_stage(run: RunPaths, stage: str, kind: type[R]) -> R | None:
-    """What a stage left; None where it has not been done, or by a version whose record reads otherwise."""
-    record = load_record(run, stage)
-    if record is None:
-        return None
-    try:
-        return kind.model_validate(record.data)
-    except ValidationError:
-        return None
 
 
 def find_together(runs: Sequence[StyleRun]) -> Findings:

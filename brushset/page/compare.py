@@ -11,7 +11,7 @@ from typing import Any
 from brushset.manifest import RunManifest
 from brushset.page.compare_plots import Traced, overlay_plots
 from brushset.page.metrics import decimals_of, title_of
-from brushset.page.pictures import main_cell, thumbnail
+from brushset.page.pictures import GridRow, main_cell, thumbnail
 from brushset.page.project import StyleRun
 from brushset.page.template import render_page
 from brushset.records import Cell, Difference, PlaceValues
@@ -58,15 +58,6 @@ class Row:
 
     name: str
     values: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class GridRow:
-    """One prompt with one seed that all runs sampled."""
-
-    prompt: str
-    seed: int
-    uris: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,11 @@ that means something, runs are ranked by the loss on held-out images where there
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
-
-from pydantic import ValidationError
 
 from brushset.paths import RunPaths
-from brushset.pipeline import load_record
-from brushset.records import Candidate, Choice, Estimate, Record, Trained
+from brushset.pipeline import load_result
+from brushset.records import Candidate, Choice, Estimate, Trained
 
-R = TypeVar("R", bound=Record)
 RETENTION, LOSS = "style kept", "loss on held-out images"
 
 
@@ -42,7 +38,7 @@ class RunScore:
 
 def read_score(run: RunPaths) -> RunScore | None:
     """A run's score; None before it is trained."""
-    trained, choice = _read(run, "train", Trained), _read(run, "choose", Choice)
+    trained, choice = load_result(run, "train", Trained), load_result(run, "choose", Choice)
     if trained is None:
         return None
     loss = _best_loss(trained, choice)
@@ -74,13 +70,3 @@ def _best_loss(trained: Trained, choice: Choice | None) -> float | None:
     if choice:
         losses |= {point.epoch: point.held_out for point in choice.losses}
     return losses.get(epoch)
-
-
-def _read(run: RunPaths, stage: str, kind: type[R]) -> R | None:
-    record = load_record(run, stage)
-    if record is None:
-        return None
-    try:
-        return kind.model_validate(record.data)
-    except ValidationError:
-        return None
