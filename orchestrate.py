@@ -23,6 +23,7 @@ try:
         file_commands,
         guard,
         many_runs,
+        menu,
         models,
         plan,
         rework,
@@ -59,6 +60,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    cls=menu.Menu,
+    context_settings={"max_content_width": menu.WIDTH},
     help="Style LoRAs for Stable Diffusion 1.5: from a folder of images to adapters that are proven to work.",
     epilog="Any other setting: --set section.key=value; sections and defaults stand in brushset/spec/.",
 )

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+import typer
 from PIL import Image
 
 import orchestrate
 from brushset import engines
+from brushset.cli import menu
 from brushset.cli.guard import guarded
 from brushset.errors import TrainerFailed
 from brushset.paths import PROJECT, RunPaths
@@ -73,6 +75,13 @@ def smoke(images: Path, tmp_path: Path, *more: str) -> tuple[str, ...]:
 def test_the_help_names_every_command_and_option() -> None:
     text = run("--help").stdout
     assert [name for name in (*COMMANDS, *OPTIONS) if name not in text] == []
+
+
+def test_every_command_stands_in_one_section_of_the_help() -> None:
+    group = typer.main.get_command(orchestrate.app)
+    assert isinstance(group, menu.Menu)
+    listed = [name for names in menu.SECTIONS.values() for name in names]
+    assert sorted(listed) == sorted(group.commands)
 
 
 def test_without_anything_the_help_is_shown_and_the_code_is_2() -> None:
