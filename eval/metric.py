@@ -5,13 +5,9 @@ A metric that cannot be measured says why (`NotMeasured`); it never becomes zero
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from eval.layout import Layout
-    from eval.seen import Seen
+from typing import Literal
 
 ExtractorName = Literal["clip", "csd", "dinov2", "inception", "lpips", "dhash"]
 
@@ -52,16 +48,3 @@ class Measurement:
     n: int
     interval: Interval
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One row of the table. `subjects` names what it is measured of: cells, or groups of cells. `style` marks the measures
-    of style, which an encoder that cannot tell styles apart does not give. `higher_is_better` None: neither way.
-    """
-
-    measure: Callable[[Seen, str], Measurement]
-    extractor: ExtractorName
-    higher_is_better: bool | None
-    subjects: Callable[[Layout], Sequence[str]]
-    style: bool = False

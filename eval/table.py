@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from eval import diversity, fid, kernel_distance, memorisation, mixes, style_classes, style_similarity, trigger
 from eval.clip_score import measure_clip_difference, measure_clip_score
 from eval.layout import FLOOR, RUN, Layout
-from eval.metric import ExtractorName, Metric
+from eval.metric import ExtractorName, Measurement
+from eval.seen import Seen
 
 STYLE_ENCODERS: tuple[ExtractorName, ...] = ("csd", "clip")
 """Which encoders style is measured by, the trusted one first: CLIP's embedding holds content too."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row of the table. `subjects` names what it is measured of: cells, or groups of cells. `style` marks the measures
+    of style, which an encoder that cannot tell styles apart does not give. `higher_is_better` None: neither way.
+    """
+
+    measure: Callable[[Seen, str], Measurement]
+    extractor: ExtractorName
+    higher_is_better: bool | None
+    subjects: Callable[[Layout], Sequence[str]]
+    style: bool = False
 
 
 def _judged(layout: Layout) -> list[str]:

@@ -12,11 +12,12 @@ from native_case import make_run, settings_of
 
 from brushset.bases.load import load_components
 from brushset.native.dataset import plan_length, read_heldout, read_training_set
+from brushset.native.heldout import encode_heldout
 from brushset.native.latents import encode_images
 from brushset.native.loop import Update, run_together
 from brushset.native.session import Session, Style, open_pack
 from brushset.native.state import read_state, save_state
-from brushset.native.validation import encode_heldout, measure
+from brushset.native.validation import measure
 from brushset.records import BaseFile
 
 DATASET: dict[str, Any] = {"num_repeats": 2, "caption_dropout_rate": 0.3, "shuffle_caption": True, "flip_aug": True}

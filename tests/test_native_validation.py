@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 from brushset.bases.load import load_components
 from brushset.engines.native import NativeEngine
 from brushset.native.dataset import derive_seed, plan_length, read_heldout, read_training_set
+from brushset.native.heldout import Heldout, encode_heldout
 from brushset.native.latents import encode_images
 from brushset.native.loop import run_together
 from brushset.native.noise import draw_noise
 from brushset.native.session import Session, Style, open_pack
 from brushset.native.settings import NativeSettings
-from brushset.native.validation import Heldout, Measured, encode_heldout, measure, measured_timesteps
+from brushset.native.validation import Measured, measure, measured_timesteps
 from brushset.patience import Choice, choose_epoch
 from brushset.protocols import TrainJob
 from brushset.records import BaseFile, Trained

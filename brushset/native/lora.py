@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from brushset.errors import EnvironmentProblem
-from brushset.native.product import Product, Routing
+from brushset.native.product import Frozen, Product, Routing
 
 if TYPE_CHECKING:
     from brushset.native.settings import TrainingKeys
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 UNET_PREFIX, TEXT_ENCODER_PREFIX = "lora_unet_", "lora_te_"
 UNET_MODULES, TEXT_ENCODER_MODULES = 192, 72
 """How many there are in Stable Diffusion 1.5. A release of a library that renames a class would offer fewer."""
-
-Frozen = nn.Linear | nn.Conv2d
 
 
 @dataclass(frozen=True)

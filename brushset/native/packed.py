@@ -84,8 +84,8 @@ class _Attempt:
     def _encode(self) -> Iterator[tuple[int, CachedLatents | BrushsetError]]:
         """Caches the latents of each; the VAE is let go of after the last."""
         from brushset.bases.load import load_components
+        from brushset.native.heldout import encode_heldout
         from brushset.native.latents import encode_images
-        from brushset.native.validation import encode_heldout
 
         recipe = self._first.settings.training
         # On a CPU float32 is also the faster one: bfloat16 took ten times as long to encode with.
@@ -132,7 +132,7 @@ class _Attempt:
             training = self._trainings[index]
             about = f"{len(training.images.images)} images, {training.length.steps} steps, device {self._device}"
             training.tracker.line(f"native: {about}{beside}")
-            training.start(session, states)
+            training.start(session, states.save)
             if training.ended:
                 yield index, self._result(index)
         indices = {id(session): index for index, session in sessions.items()}

@@ -17,13 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from brushset.native.lora import LoraLayer
+Frozen = nn.Linear | nn.Conv2d
 
 
 @dataclass
@@ -53,12 +52,24 @@ class _Rows:
     scales: torch.Tensor | None
 
 
+class Layer(Protocol):
+    """What a product reads of a layer: brushset.native.lora.LoraLayer."""
+
+    frozen: Frozen
+    down: nn.Parameter
+    up: nn.Parameter
+    scales: list[float]
+    routing: Routing
+
+    def frozen_product(self, x: torch.Tensor) -> torch.Tensor: ...
+
+
 class Product:
     """G layers that read the same input. Several lie in one pack's flat buffer, A behind A; their frozen weights are moved
     behind one another, and are then views of what is here, so that memory holds them once.
     """
 
-    def __init__(self, layers: Sequence[LoraLayer]) -> None:
+    def __init__(self, layers: Sequence[Layer]) -> None:
         self.layers = tuple(layers)
         frozen = [layer.frozen for layer in layers]
         self.weight, self.bias = frozen[0].weight.detach().view(frozen[0].weight.shape[:2]), frozen[0].bias

@@ -29,7 +29,7 @@ from brushset.native.text import Seen, TextSource
 
 if TYPE_CHECKING:
     from brushset.bases.load import Components
-    from brushset.native.validation import Heldout
+    from brushset.native.heldout import Heldout
 
 
 MOST_TEXTS = 4096

@@ -9,6 +9,7 @@ Which epoch's weights are published where validation chooses, and when training 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +33,9 @@ from brushset.records import Checkpoint, LossPoint, Trained, ValidationPoint
 if TYPE_CHECKING:
     import torch
 
+    from brushset.native.heldout import Heldout
     from brushset.native.loop import Update
-    from brushset.native.saving import States
     from brushset.native.session import Session
-    from brushset.native.validation import Heldout
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Training(AbstractContextManager["Training"]):
         self.losses: list[LossPoint] = []
         self.validation: list[ValidationPoint] = []
         self._best: Best | None = None
-        self._states: States | None = None
+        self._save_all: Callable[[], None] | None = None
         self._started, self._begun, self._before_s = time.time(), time.monotonic(), 0.0
         self._first_step = 0
         self._state = job.attempts / "native" / FILE
@@ -82,11 +82,11 @@ class Training(AbstractContextManager["Training"]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.tracker.__exit__(kind, error, None)
 
-    def start(self, session: Session, states: States | None = None) -> None:
+    def start(self, session: Session, save_all: Callable[[], None] | None = None) -> None:
         """Takes its session, and goes on from an earlier attempt's state where there is one: then it may have `ended`.
-        `states` saves it together with those that are trained beside it.
+        `save_all` saves its state together with those of the ones that are trained beside it.
         """
-        self._session, self._states = session, states
+        self._session, self._save_all = session, save_all
         session.pause = lambda step, epoch, ends: self._is_due(epoch, ends) or self._validates(step, epoch, ends)
         if self.job.anew:
             self._state.unlink(missing_ok=True)
@@ -201,8 +201,8 @@ class Training(AbstractContextManager["Training"]):
             epoch, step = best.epoch, best.step
         self._keep(epoch=epoch, step=step, last=True)
         self.ended = self._session.stopped = True
-        if self._states is not None:
-            self._states.save()
+        if self._save_all is not None:
+            self._save_all()
 
     def _keep(self, *, epoch: int, step: int, last: bool) -> None:
         """Writes a file of the weights as they are."""

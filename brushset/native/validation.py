@@ -10,37 +10,22 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
-from brushset.native.captions import fixed_caption
-from brushset.native.dataset import TrainingSet, derive_seed
-from brushset.native.latents import CachedLatents, encode_images
+from brushset.native.dataset import derive_seed
+from brushset.native.heldout import Heldout
 from brushset.native.noise import draw_noise
 
 if TYPE_CHECKING:
     from brushset.native.session import Session
-    from brushset.native.settings import DatasetKeys, NativeSettings
+    from brushset.native.settings import NativeSettings
 
 _TIMESTEPS = 4
 _AT_ONCE = 8
 """Samples in one pass: twice as many as in most batches, and without gradients they take less memory."""
-
-
-@dataclass(frozen=True)
-class Heldout:
-    """The images that are validated on, encoded."""
-
-    images: TrainingSet
-    latents: CachedLatents
-    keys: DatasetKeys
-
-    @property
-    def captions(self) -> list[str]:
-        """What they are said to show."""
-        return [fixed_caption(image.caption, self.keys) for image in self.images.images]
 
 
 @dataclass(frozen=True)
@@ -49,14 +34,6 @@ class Measured:
 
     heldout: float
     trained: float
-
-
-def encode_heldout(images: TrainingSet, vae: Any, settings: NativeSettings) -> Heldout:
-    """Encodes them as they are: nothing is mirrored. See brushset.native.latents."""
-    assert settings.heldout is not None, "there are such images"
-    still = settings.heldout.model_copy(update={"flip_aug": False})
-    latents = encode_images(images, vae, replace(settings, dataset=still), lambda *_: None)
-    return Heldout(images, latents, still)
 
 
 def measure(session: Session, heldout: Heldout) -> Measured:
@@ -97,13 +74,12 @@ def _losses(session: Session, of: Heldout, samples: Sequence[tuple[int, int]]) -
     pack, timesteps = session.pack, torch.tensor([step for _, step in samples])
     latents = torch.stack([_latents(of, image) for image, _ in samples])
     drawn = [_noise(session, image, step, latents.shape[1:]) for image, step in samples]
-    captions = of.captions
     given = {
         "noise": torch.cat([noise for noise, _ in drawn]),
         "added": torch.cat([added for _, added in drawn]),
         "timesteps": timesteps,
         "weights": session.weights.index_select(0, timesteps),
-        **session.text.join([session.text.prepare([captions[image] for image, _ in samples], session.clip_skip)]),
+        **session.text.join([session.text.prepare([of.caption(image) for image, _ in samples], session.clip_skip)]),
     }
     if session.thresholds is not None:
         given["thresholds"] = session.thresholds.index_select(0, timesteps)
