@@ -22,9 +22,19 @@ import psutil
 
 from brushset.errors import BrushsetError, EnvironmentProblem, Interrupted, RunTaken
 from brushset.paths import RunPaths
-from brushset.process import STATE_PATIENCE_S, stop_processes
+from brushset.process import STATE_PATIENCE_S
 from brushset.protocols import Emit
-from brushset.workers import WorkerEvent, Workers, append, event_of_ours, find_process, is_alive, read_workers
+from brushset.trees import stop_processes
+from brushset.workers import (
+    WorkerEvent,
+    Workers,
+    append,
+    event_of_ours,
+    find_process,
+    is_abandoned,
+    is_alive,
+    read_workers,
+)
 
 LOOK_EVERY_S = 2.0
 LOCK_PATIENCE_S = 120.0  # an NFS server frees the lock of a machine that fell silent after 90
@@ -126,7 +136,7 @@ def _is_given_up(workers: Workers, worker: WorkerEvent, submission: str) -> bool
     asked = next(
         (each for each in workers.events if each.event == "submitted" and each.submission == worker.submission), None
     )
-    return asked is not None and asked.executor in {"local", "ray"} and is_alive(asked) is False
+    return asked is not None and is_abandoned(asked)
 
 
 def _take_lock(run: RunPaths, stack: contextlib.ExitStack) -> bool:

@@ -58,9 +58,12 @@ class EnvironmentProblem(BrushsetError):
 
 
 class TrainerFailed(BrushsetError):
-    """The trainer died, or ended without training what was asked."""
+    """The trainer died, or ended without training what was asked. `code` is what the process
+    itself ended with, None where it was stopped or killed.
+    """
 
     exit_code = 5
+    code: int | None = None
 
 
 class VerificationFailed(BrushsetError):

@@ -27,11 +27,12 @@ from typing import IO
 import psutil
 
 from brushset.errors import BrushsetError, EnvironmentProblem, TrainerFailed
-from brushset.failure import GPU_FAILED, explain_failure
+from brushset.failure import GPU_FAILED, explain_failure, last_words
 from brushset.files import read_json, write_json
+from brushset.trees import STOP_PATIENCE_S, find_living, same_process, stop_processes
 
 TAIL_LINES = 40
-STOP_PATIENCE_S = 15.0
+_HELD_LINES = 200  # the launcher of several processes has many after the trainer's last
 STATE_PATIENCE_S = 60.0  # of a run of ours: it saves its state first (brushset.stopping)
 _POLL_S = 0.1
 _DRAIN_S = 5.0
@@ -86,7 +87,7 @@ def run_command(  # noqa: PLR0913 - each is a word of what a process is, and all
         TrainerFailed: another exit code than 0, or the timeout; `detail` holds the last lines, log path and command.
         EnvironmentProblem: the command or its log could not be started or written.
     """
-    tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
+    tail: collections.deque[str] = collections.deque(maxlen=_HELD_LINES)
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     started = time.monotonic()
     with _open_log(log_path) as log:
@@ -136,39 +137,17 @@ def process_file(log_path: Path) -> Path:
 
 
 def stop_orphan(path: Path, patience_s: float = STOP_PATIENCE_S) -> list[int]:
-    """Ends processes that a killed parent left running; returns their ids. `path` is a `process_file`.
-
-    A process is recognised by id and start time, so a reused id is left alone.
-    """
+    """Ends processes that a killed parent left running; returns their ids. `path` is a `process_file`."""
     if not path.is_file():
         return []
     try:
         recorded = read_json(path)["processes"]
-        known = [p for entry in recorded if (p := _same_process(entry["pid"], entry["create_time"]))]
+        known = [p for entry in recorded if (p := same_process(entry["pid"], entry["create_time"]))]
     except (BrushsetError, KeyError, TypeError):
         known = []
     stopped = sorted(stop_processes(known, patience_s))
     path.unlink(missing_ok=True)
     return stopped
-
-
-def stop_processes(roots: Iterable[psutil.Process], patience_s: float = STOP_PATIENCE_S) -> list[int]:
-    """TERM to every process of the trees below `roots`, then KILL to those still there; returns the ids stopped.
-
-    A second Ctrl-C while waiting skips to KILL.
-    """
-    alive = _descendants(roots)
-    for process in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.terminate()
-    try:
-        _, stubborn = psutil.wait_procs(alive, timeout=patience_s)
-    except BaseException:
-        _kill(alive)
-        raise
-    _kill(stubborn)
-    psutil.wait_procs(stubborn, timeout=patience_s)
-    return [process.pid for process in alive]
 
 
 class _Tree:
@@ -188,7 +167,7 @@ class _Tree:
         if (now := time.monotonic()) < self._next_look:
             return
         self._next_look = now + (0.2 if len(self._known) < 2 else 2.0)
-        found = {process.pid: process for process in _descendants(self._known.values())}
+        found = {process.pid: process for process in find_living(self._known.values())}
         if found.keys() - self._known.keys():
             self._known.update(found)
             self._write()
@@ -268,37 +247,13 @@ def _hand_on(
             line = lines.get_nowait()
 
 
-def _descendants(roots: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """The living among `roots` and all below them, once each."""
-    found: dict[int, psutil.Process] = {}
-    for root in roots:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if root.is_running() and root.status() != psutil.STATUS_ZOMBIE:
-                found[root.pid] = root
-            for process in root.children(recursive=True):
-                found.setdefault(process.pid, process)
-    return list(found.values())
-
-
-def _kill(processes: Iterable[psutil.Process]) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-
-
-def _same_process(pid: int, create_time: float) -> psutil.Process | None:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        if abs(process.create_time() - create_time) < 0.01:
-            return process
-    return None
-
-
 def _failure(
     argv: Sequence[str], code: int | None, tail: Iterable[str], log_path: Path, why: str = ""
 ) -> TrainerFailed:
     lines = list(tail)
     status, cause = explain_failure(lines, code)
-    detail = "\n".join([*lines, "", f"log: {log_path}", f"command: {shlex.join(argv)}"])
+    detail = "\n".join([*last_words(lines, TAIL_LINES), "", f"log: {log_path}", f"command: {shlex.join(argv)}"])
     passing = not why and (status.startswith("killed by") or cause.startswith(GPU_FAILED))
-    return TrainerFailed(f"{why or status}: {cause}; log: {log_path}", detail=detail, passing=passing)
+    error = TrainerFailed(f"{why or status}: {cause}; log: {log_path}", detail=detail, passing=passing)
+    error.code = code if code is not None and code > 0 else None
+    return error

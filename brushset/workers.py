@@ -22,10 +22,11 @@ from pydantic import ValidationError
 from brushset.errors import EnvironmentProblem
 from brushset.paths import RunPaths
 from brushset.records.base import Record
+from brushset.trees import same_process
 
 BRIEF_S = 60.0  # nobody's time limit is shorter: whoever is stopped sooner than this has died
 MOST_STARTS = 100  # time limits that are no progress end somewhere
-_SAME_START_S = 0.01
+_DIE_WITH_US = frozenset({"local", "ray"})  # executors that nothing is left of once the command that made them is gone
 
 
 class WorkerEvent(Record):
@@ -135,6 +136,11 @@ def is_alive(event: WorkerEvent) -> bool | None:
     return None if event.host != platform.node() else find_process(event) is not None
 
 
+def is_abandoned(asked: WorkerEvent) -> bool:
+    """Whether whoever `submitted` this is gone, and with it all that would still have come of it."""
+    return asked.executor in _DIE_WITH_US and is_alive(asked) is False
+
+
 def event_of_ours(event: Literal["submitted", "started", "ended", "cancelled"], **fields: object) -> WorkerEvent:
     """An event of this process."""
     me = psutil.Process()
@@ -166,11 +172,8 @@ def append(run: RunPaths, event: WorkerEvent) -> None:
 
 def find_process(event: WorkerEvent) -> psutil.Process | None:
     """The process that wrote this, where it is of this machine and alive."""
-    if event.host != platform.node():
-        return None
+    process = same_process(event.pid, event.created) if event.host == platform.node() else None
     with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(event.pid)
-        same = abs(process.create_time() - event.created) < _SAME_START_S
-        if same and process.status() != psutil.STATUS_ZOMBIE:
+        if process and process.status() != psutil.STATUS_ZOMBIE:
             return process
     return None

@@ -159,7 +159,7 @@ here.unlink()
 
 
 def test_a_signal_ends_all_children_and_what_they_had_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("brushset.process.stop_processes.__defaults__", (0.5,))
+    monkeypatch.setattr("brushset.trees.stop_processes.__defaults__", (0.5,))
 
     def interrupt(signum: int, _frame: object) -> None:
         raise Interrupted(signum)
@@ -200,7 +200,7 @@ def test_a_bug_while_listening_ends_the_children_and_is_raised(tmp_path: Path) -
 
 
 def test_what_a_killed_parent_left_is_ended_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("brushset.process.stop_processes.__defaults__", (0.5,))
+    monkeypatch.setattr("brushset.trees.stop_processes.__defaults__", (0.5,))
     argv, runs = script(tmp_path, TRAINS), RunsDir(tmp_path / "runs")
     code = (
         "import os, sys; from pathlib import Path; from brushset.cli.packing import Pack; from brushset.paths import RunsDir\n"

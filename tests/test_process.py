@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from brushset.errors import EnvironmentProblem, Interrupted, TrainerFailed
-from brushset.failure import explain_failure
+from brushset.failure import explain_failure, last_words
 from brushset.process import child_env, process_file, run_command, stop_orphan
 
 LAUNCHER = """
@@ -108,6 +108,7 @@ def test_failure_names_exit_code_cause_log_and_command(tmp_path: Path) -> None:
 def test_only_the_last_lines_are_kept_and_the_log_has_all(tmp_path: Path) -> None:
     with pytest.raises(TrainerFailed) as caught:
         run("for i in range(5000): print('line', i)\nraise SystemExit(3)", tmp_path)
+    assert caught.value.code == 3
     assert "line 4999" in caught.value.detail
     assert "line 100\n" not in caught.value.detail
     assert len((tmp_path / "a.log").read_text().splitlines()) == 5000
@@ -145,7 +146,7 @@ def test_a_timeout_stops_the_whole_tree(tmp_path: Path) -> None:
 
 
 def test_a_trainer_deaf_to_term_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("brushset.process.stop_processes.__defaults__", (0.5,))
+    monkeypatch.setattr("brushset.trees.stop_processes.__defaults__", (0.5,))
     deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(120)"
 
     def stop(line: str) -> None:
@@ -172,8 +173,9 @@ def test_a_launcher_killed_from_outside_takes_its_trainer_along(
 
     # the trainer is found only once the tree has been looked at
     slow_sleeper = "import time; time.sleep(1.5); " + SLEEPER
-    with pytest.raises(TrainerFailed, match="killed by SIGKILL"):
+    with pytest.raises(TrainerFailed, match="killed by SIGKILL") as caught:
         run(LAUNCHER, tmp_path, slow_sleeper, on_line=kill_launcher)
+    assert caught.value.code is None
     assert is_gone(pids[0])
 
 
@@ -271,3 +273,57 @@ def test_a_failure_is_explained_from_the_log(lines: list[str], code: int, status
     found = explain_failure(lines, code)
     assert found[0] == status
     assert cause in found[1]
+
+
+ENDED = """E1123 05:59:52 30284 torch/distributed/elastic/multiprocessing/api.py:984] failed (exitcode: {code}) local_rank: {rank}
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+============================================================
+train_network.py FAILED
+------------------------------------------------------------
+Failures:
+[1]:
+  time      : 2026-11-23_05:59:52
+  host      : localhost
+  rank      : {other} (local_rank: {other})
+  exitcode  : -15 (pid: 30286)
+  error_file: <N/A>
+  traceback : Signal 15 (SIGTERM) received by PID 30286
+------------------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-11-23_05:59:52
+  host      : localhost
+  rank      : {rank} (local_rank: {rank})
+  exitcode  : {code} (pid: 30287)
+  error_file: <N/A>
+  traceback : Signal 9 (SIGKILL) received by PID 30287
+============================================================
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "rank", "code", "status", "cause"),
+    [
+        (["[rank0]: Traceback (most recent call last):", "[rank0]: ValueError: captions are missing",
+          "[rank1]: RuntimeError: NCCL error: remote process exited"], 0, 1, "exit code 1", "ValueError: captions are missing"),
+        (["[rank1]: torch.OutOfMemoryError: CUDA out of memory. Tried", "[rank0]: RuntimeError: NCCL error: x"],
+         1, 1, "exit code 1", "out of GPU memory"),
+        (["[rank0]: RuntimeError: [pair.cc:547] Connection closed by peer [127.0.0.1]:9623"], 1, -9, "killed by SIGKILL",
+         "main memory ran out"),
+    ],
+)  # fmt: skip
+def test_of_several_processes_the_first_to_fail_is_explained(
+    said: list[str], rank: int, code: int, status: str, cause: str
+) -> None:
+    """The lines are what torch 2.10 wrote when one of two processes was let die."""
+    lines = [*said, *ENDED.format(rank=rank, other=1 - rank, code=code).splitlines()]
+    assert lines[-1] == "=" * 60
+    found = explain_failure(lines, 1)
+    assert found[0] == status
+    assert cause in found[1]
+    assert "rank" not in found[1]
+    assert last_words(lines, 40) == said
+
+
+def test_a_rank_before_the_last_words_is_not_part_of_them() -> None:
+    assert explain_failure(["[rank0]: ValueError: no captions"], 1) == ("exit code 1", "ValueError: no captions")

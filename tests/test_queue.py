@@ -58,7 +58,9 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, int]], list
             if code:
                 on_line("error: what is wrong; fix: that")
                 on_line("  a trace")
-                raise TrainerFailed(f"python: exit code {code}: it said so")
+                error = TrainerFailed("python: it said so")
+                error.code = code
+                raise error
 
         monkeypatch.setattr(queueing, "run_command", run)
         return told

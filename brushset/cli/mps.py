@@ -18,8 +18,8 @@ from pathlib import Path
 
 import psutil
 
-from brushset.process import stop_processes
 from brushset.protocols import Emit
+from brushset.trees import stop_processes
 
 PROGRAM = "nvidia-cuda-mps-control"
 DEFAULT_PIPES = Path("/tmp/nvidia-mps")  # noqa: S108  where NVIDIA's own default is

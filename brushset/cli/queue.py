@@ -22,10 +22,8 @@ from brushset.cli.sources import style_names
 from brushset.errors import BrushsetError, PartlyFailed, TrainerFailed, UsageError
 from brushset.paths import PROJECT, RunsDir
 from brushset.pipeline import Stage
-from brushset.process import process_file, run_command, stop_orphan
+from brushset.process import STATE_PATIENCE_S, process_file, run_command, stop_orphan
 from brushset.queue_folder import QueueFolder, Waiting
-
-_STATE_PATIENCE_S = 60.0
 
 
 def add_to_queue(stages: Sequence[Stage[Any]], options: Options) -> None:
@@ -146,20 +144,15 @@ def _do(queue: QueueFolder, entry: Waiting, *, as_json: bool) -> Waiting:
             env=dict(os.environ),
             log_path=log,
             on_line=hear,
-            stop_patience_s=_STATE_PATIENCE_S,
+            stop_patience_s=STATE_PATIENCE_S,
         )
     except TrainerFailed as error:
-        return entry.model_copy(update={"exit_code": _code(error), "said": last.removeprefix("error: ")})
+        return entry.model_copy(
+            update={"exit_code": error.code or error.exit_code, "said": last.removeprefix("error: ")}
+        )
     except BrushsetError as error:
         return entry.model_copy(update={"exit_code": error.exit_code, "said": str(error)})
     return entry.model_copy(update={"exit_code": 0})
-
-
-def _code(error: TrainerFailed) -> int:
-    """The exit code that a command's failure tells of; 5 where it was killed."""
-    words = str(error).split("exit code ")
-    digits = words[1].split()[0].strip(";:,.") if len(words) > 1 else ""
-    return int(digits) if digits.isdigit() else TrainerFailed.exit_code
 
 
 def _state(entry: Waiting, worker: int | None) -> str:

@@ -18,7 +18,7 @@ import psutil
 
 from brushset.errors import EnvironmentProblem
 from brushset.paths import PROJECT, SUBMODULE
-from brushset.process import stop_processes
+from brushset.trees import stop_processes
 
 PINNED_COMMIT = "ae72efb92babe89ff8e70f057e42db68440e8d61"
 PINNED_VERSION = "v0.10.1"

@@ -16,7 +16,7 @@ from brushset.files import one_line
 from brushset.manifest import RunManifest, read_manifest
 from brushset.paths import RunPaths
 from brushset.spec import ExecutorSection
-from brushset.workers import Workers, is_alive, read_workers
+from brushset.workers import Workers, is_abandoned, is_alive, read_workers
 
 State = Literal["waiting", "running", "silent", "dead", "partial", "done", "failed", "interrupted", "cancelled"]
 SILENT_S = 600.0  # between two events of a training lie seconds, of a slow captioner minutes
@@ -101,7 +101,7 @@ def _judge(manifest: RunManifest, workers: Workers, quiet: float | None) -> tupl
 def _is_queued(workers: Workers) -> bool:
     """Whether an executor that lives, or a cluster, was asked to work on it, and has not begun, or is to begin anew."""
     asked = workers.submission
-    if asked is None or (asked.executor in {"local", "ray"} and is_alive(asked) is False):
+    if asked is None or is_abandoned(asked):
         return False
     return not workers.starts or (workers.exit_code not in {0, None} and workers.may_go_on(_MAX_RETRIES))
 
