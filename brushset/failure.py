@@ -1,15 +1,20 @@
 """Why did a trainer die, and did memory end? From the last lines of a log to one line that names the cause and, where
-known, the fix; from an exception to whether less at a time would do.
+known, the fix; from an exception to whether less at a time would do, and what is to be freed before that.
 """
 
 from __future__ import annotations
 
+import gc
 import re
 import signal
+import sys
 from collections.abc import Iterable, Sequence
 
 _ACCELERATE = re.compile(r"returned non-zero exit status (\d+)|died with <Signals\.(\w+): (\d+)>")
 _EXCEPTION = re.compile(r"^(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception|Interrupt|Invalid|Exit))(?::\s*(.*))?$")
+_BY_RANK = re.compile(r"^\[rank(\d+)\]: ?")
+_FIRST_TO_FAIL = re.compile(r"^\s*rank\s+: (\d+) \(local_rank: \d+\)\s+exitcode\s+: (-?\d+) \(pid: \d+\)", re.MULTILINE)
+_TORCHS_LAUNCHER = re.compile(r"torch/distributed/elastic/multiprocessing/api\.py:\d+\] ")
 _WRAPPERS = frozenset({"CalledProcessError", "ChildFailedError"})
 _GPU_MEMORY = re.compile(r"CUDA out of memory|OutOfMemoryError|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED")
 _OUT_OF_MEMORY = (
@@ -52,11 +57,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     return named or any(mark in text for mark in _OUT_OF_MEMORY)
 
 
+def free_memory() -> None:
+    """Gives back what nothing refers to any more. Cycles inside a pipeline keep its weights alive until they are collected,
+    and a GPU's memory stays with torch.
+    """
+    gc.collect()
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def explain_failure(lines: Sequence[str], code: int | None) -> tuple[str, str]:
     """How it ended and why, from the last lines of a log: `("exit code 2", "out of GPU memory; fix: …")`.
 
-    Behind `accelerate launch` every failure has exit code 1; its last line holds the true one.
+    Behind `accelerate launch` every failure has exit code 1; its last lines hold the true one.
     """
+    lines, code = _of_the_first_to_fail(lines, code)
     status = "stopped" if code is None else f"killed by {_signal_name(-code)}" if code < 0 else f"exit code {code}"
     for line in reversed(lines):
         if match := _ACCELERATE.search(line):
@@ -73,6 +88,24 @@ def explain_failure(lines: Sequence[str], code: int | None) -> tuple[str, str]:
         return status, "killed from outside, most often because main memory ran out; fix: see dmesg, or a smaller batch"
     said = [line for line in lines if not _ACCELERATE.search(line)]
     return status, f'last line "{said[-1][:200]}"' if said else "it said nothing"
+
+
+def last_words(lines: Sequence[str], most: int) -> list[str]:
+    """The last `most` lines of a trainer; the 50 that torch's launcher of several processes says after them are left out."""
+    end = next((number for number, line in enumerate(lines) if _TORCHS_LAUNCHER.search(line)), len(lines))
+    return list(lines[max(0, end - most) : end])
+
+
+def _of_the_first_to_fail(lines: Sequence[str], code: int | None) -> tuple[list[str], int | None]:
+    """Of several processes: the log without the words of those that failed since another was gone, and that one's exit code.
+
+    torch begins the lines of a process that dies with `[rank0]: `; its launcher tells last of the one that failed first.
+    """
+    told = _FIRST_TO_FAIL.findall("\n".join(lines))
+    ranks, first = [_BY_RANK.match(line) for line in lines], told[-1][0] if told else None
+    own = [line[rank.end() :] if rank else line for line, rank in zip(lines, ranks, strict=True)
+           if rank is None or first in {None, rank[1]}]  # fmt: skip
+    return own, int(told[-1][1]) if told else code
 
 
 def _with_what_is_missing(cause: str, found: Sequence[str]) -> str:

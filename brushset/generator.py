@@ -236,8 +236,10 @@ class MultiLoRAGenerator:
     def _state_strengths(self, jobs: Sequence[ImageJob], pictures: Sequence[Picture], sampling: Sampling) -> None:
         """Says of each mix of several adapters how strong it is, once."""
         for job, picture in zip(jobs, pictures, strict=True):
+            if len(job.mix) < 2:
+                continue
             key = (mix_label(job.mix), job.method, repr(job.options), sampling.steps)
-            if len(job.mix) < 2 or key in self._stated:
+            if key in self._stated:
                 continue
             self._stated.add(key)
             mix, options = read_mix(job.mix, job.options)

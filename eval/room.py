@@ -6,9 +6,10 @@ makes way for the other.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
+
+from brushset.failure import free_memory
 
 if TYPE_CHECKING:
     from eval.look import Extractor
@@ -31,12 +32,3 @@ def release(extractors: Iterable[Extractor]) -> None:
         if not isinstance(extractor, Missing):
             extractor.release()
     free_memory()
-
-
-def free_memory() -> None:
-    """Cycles inside a pipeline keep its weights alive until they are collected."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -135,6 +135,24 @@ def test_rows_at_a_time_change_nothing(components: Components, adapter: AdapterF
     assert whole.cosine == pytest.approx(single.cosine, abs=1e-4)
 
 
+def test_what_does_not_fit_is_found_out_once(
+    components: Components, adapter: AdapterFile, other: AdapterFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    original, told = components.unet.forward, []
+
+    def forward(noisy: Any, *args: Any, **kwargs: Any) -> Any:
+        if len(noisy) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return original(noisy, *args, **kwargs)
+
+    monkeypatch.setattr(components.unet, "forward", forward)
+    probe = AdditivityProbe(components, {"a": adapter, "b": other}, "tiny", lambda _, **fields: told.append(fields))
+    assert len(probe.compare(("a", ONE), ("b", ONE), SETTINGS).points) == STEPS
+    assert [each["text"] for each in told] == ["UNet: out of memory with 5 rows at a time; goes on with 2"]
+
+
 def test_the_base_is_left_as_it_was(components: Components, adapter: AdapterFile, other: AdapterFile) -> None:
     import torch
 

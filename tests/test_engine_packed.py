@@ -204,7 +204,7 @@ def test_what_an_attempt_held_is_freed_before_the_next(
 
     packs: list[weakref.ref[Any]] = []
     alive: list[int] = []
-    start, free = Training.start, native._free_memory
+    start, free = Training.start, native.free_memory
 
     def note(training: Training, session: Any, *more: Any) -> None:
         packs.append(weakref.ref(session.pack))
@@ -215,7 +215,7 @@ def test_what_an_attempt_held_is_freed_before_the_next(
         alive.append(sum(pack() is not None for pack in packs))
 
     monkeypatch.setattr(Training, "start", note)
-    monkeypatch.setattr(native, "_free_memory", count)
+    monkeypatch.setattr(native, "free_memory", count)
     train(make_jobs(tmp_path, tiny_base, {"ink": {}, "chalk": {}}))
     assert alive == [0]
     assert len(packs) == 4

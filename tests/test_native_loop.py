@@ -12,7 +12,7 @@ from brushset.bases.load import load_components
 from brushset.errors import TrainerFailed, UsageError
 from brushset.native.dataset import Length, epoch_batches, plan_length, read_training_set
 from brushset.native.latents import encode_images
-from brushset.native.loop import run_updates
+from brushset.native.loop import open_schedule, run_updates
 from brushset.native.session import Session, check_device, open_session
 from brushset.paths import RunPaths
 from brushset.records import BaseFile
@@ -69,6 +69,7 @@ def test_updates_are_numbered_to_the_planned_end_and_every_layer_moves(run: RunP
 
 def test_steps_end_training_in_mid_epoch(run: RunPaths, tiny_base: BaseFile) -> None:
     session, length = begin(run, tiny_base, training={"max_train_epochs": None, "max_train_steps": 4})
+    assert open_schedule([session]).count({session.row: 0}) == 4
     updates = list(run_updates(session, length))
     assert (updates[-1].step, updates[-1].epoch, updates[-1].ends_epoch) == (4, 2, False)
 
@@ -102,6 +103,7 @@ def test_accumulated_gradients_are_the_mean_of_the_batches(run: RunPaths, tiny_b
 
 def test_an_accumulated_epoch_ends_with_its_short_group(run: RunPaths, tiny_base: BaseFile) -> None:
     session, length = begin(run, tiny_base, training={"gradient_accumulation_steps": 2, "max_train_epochs": 1})
+    assert open_schedule([session]).count({session.row: 0}) == 3
     updates = list(run_updates(session, length))
     assert [update.ends_epoch for update in updates] == [False, True]
     assert updates[-1].average == pytest.approx((2 * updates[0].loss + updates[1].loss) / 3)

@@ -6,14 +6,12 @@ batch does not fit into memory it is halved, and so are those that follow.
 
 from __future__ import annotations
 
-import gc
-import sys
 import time
 from collections.abc import Iterator, Sequence
 
 from brushset.captioners.answers import open_answers
 from brushset.errors import BrushsetError, EnvironmentProblem
-from brushset.failure import is_out_of_memory
+from brushset.failure import free_memory, is_out_of_memory
 from brushset.files import sha256_file, sha256_json
 from brushset.images import run_threads
 from brushset.protocols import Captioner, Describe, Emit, Subject
@@ -97,7 +95,5 @@ def _try(describe: Describe, batch: Sequence[Subject]) -> list[str] | None:
     else:
         assert len(texts) == len(batch), f"{len(texts)} captions of {len(batch)} images"
         return texts
-    gc.collect()
-    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    free_memory()
     return None

@@ -7,14 +7,12 @@ there as soon as its own training ends. Where memory does not suffice for all at
 
 from __future__ import annotations
 
-import gc
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from brushset.engines import refuse_several
 from brushset.errors import BrushsetError, TrainerFailed, UsageError
-from brushset.failure import is_out_of_memory
+from brushset.failure import free_memory, is_out_of_memory
 from brushset.native.packed import train_at_once
 from brushset.native.training import Training
 from brushset.protocols import Emit, TrainJob
@@ -87,7 +85,7 @@ def _train_pack(pack: dict[int, Training], device: str | None) -> Iterator[Endin
         return
     jobs = {index: (training.job, training.emit) for index, training in pack.items()}
     pack.clear()
-    _free_memory()  # nothing refers to the models and adapters of that attempt any more
+    free_memory()  # nothing refers to the models and adapters of that attempt any more
     if len(jobs) == 1:
         ((index, (job, _)),) = jobs.items()
         yield index, _does_not_fit(job, shortage)
@@ -145,13 +143,6 @@ def _does_not_fit(job: TrainJob, shortage: str) -> TrainerFailed:
         f"memory; fix: {', or '.join(fixes) or 'a smaller [dataset] resolution, or a GPU with more memory'}",
         detail=shortage,
     )
-
-
-def _free_memory() -> None:
-    """Gives back what nothing refers to any more."""
-    gc.collect()
-    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _refuse_what_kohya_does(train: TrainSection) -> None:

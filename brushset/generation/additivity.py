@@ -99,6 +99,7 @@ class AdditivityProbe:
             UsageError: one does not fit this base.
         """
         self._unet, self._emit = components.unet, emit
+        self._portions: dict[int, Portions] = {}
         self._stack, text_stack = LoraStack(components.unet, "unet"), LoraStack(components.text_encoder, "text_encoder")
         for name, adapter in adapters.items():
             for stack in (self._stack, text_stack):
@@ -149,7 +150,8 @@ class AdditivityProbe:
             return predicted.float()
 
         try:
-            return Portions("UNet", self._emit).run(run, len(mixes), settings.at_a_time)
+            portions = self._portions.setdefault(settings.size_px, Portions("UNet", self._emit))
+            return portions.run(run, len(mixes), settings.at_a_time)
         finally:
             self._stack.take_out()
 

@@ -5,14 +5,13 @@ What does not fit is done again in smaller portions, so that nothing made so far
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from brushset.errors import BrushsetError, EnvironmentProblem
-from brushset.failure import is_out_of_memory
+from brushset.failure import free_memory, is_out_of_memory
 from brushset.protocols import Emit
 
 
@@ -43,9 +42,7 @@ class Portions:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _halve(self, size: int) -> None:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
         if size == 1:
             raise EnvironmentProblem(
                 f"{self.what}: out of memory with a single row; fix: smaller images, or free the memory"

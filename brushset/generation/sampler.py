@@ -40,18 +40,22 @@ class Models:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows of the UNet's batch: of which image [R], with which adapters, and the prompt [R, 77, width]."""
+    """The rows of the UNet's batch: of which image [R], with which adapters, and the prompt [R, 77, width]; `counts` are the
+    views of each image, `shares` [views, 1, 1, 1] each one's share, None where every image has one view.
+    """
 
     images: torch.Tensor
     mixes: Sequence[Mix]
     texts: torch.Tensor
+    counts: list[int]
+    shares: torch.Tensor | None
 
 
 @dataclass(frozen=True)
 class _Track:
     """Images of a batch whose solver begins anew at the same steps: they share its state."""
 
-    members: list[int] | slice
+    members: torch.Tensor | slice
     scheduler: Any
     restarts: frozenset[int]
     extra: dict[str, Any]
@@ -80,7 +84,7 @@ class Sampler:
                 given = torch.empty_like(latents)
                 for track in tracks:
                     given[track.members] = track.scheduler.scale_model_input(latents[track.members], time)
-                made = _combine(self._predict(given, time, rows), views[step], sampling.guidance)
+                made = _combine(self._predict(given, time, rows), rows, sampling.guidance)
                 stepped = torch.empty_like(latents)  # never in place: solvers keep the latents that they were given
                 for track in tracks:
                     stepped[track.members] = _advance(track, index, made, time, latents)
@@ -116,10 +120,14 @@ class Sampler:
             for picture, _, view in found
         ]
         images = [image for found in sides for _, image, _ in found]
+        device, counts = self._models.unet.device, [len(found) for found in views]
+        shares = torch.tensor([view.share for _, _, view in places], device=device).view(-1, 1, 1, 1)
         return _Rows(
-            images=torch.tensor(images, device=self._models.unet.device),
+            images=torch.tensor(images, device=device),
             mixes=[each.mix for each in wanted],
             texts=torch.stack(self._prompts.encode(wanted)),
+            counts=counts,
+            shares=shares if max(counts) > 1 else None,
         )
 
     def _predict(self, given: torch.Tensor, time: torch.Tensor, rows: _Rows) -> torch.Tensor:
@@ -142,18 +150,15 @@ class Sampler:
         return self._portions[key]
 
 
-def _combine(predicted: torch.Tensor, views: Sequence[tuple[View, ...]], guidance: float) -> torch.Tensor:
-    """The rows of `_rows` to one prediction an image: the mean over its views by their shares, each guided."""
+def _combine(predicted: torch.Tensor, rows: _Rows, guidance: float) -> torch.Tensor:
+    """What was predicted for the rows to one prediction an image: the mean over its views by their shares, each guided."""
     guided = predicted
     if guidance > 1:
         without, with_prompt = predicted.chunk(2)
         guided = without + guidance * (with_prompt - without)
-    counts = [len(found) for found in views]
-    if max(counts) == 1:
+    if rows.shares is None:
         return guided
-    shares = torch.tensor([view.share for found in views for view in found], device=guided.device)
-    weighted = shares[:, None, None, None] * guided
-    return torch.stack([part.sum(0) for part in weighted.split(counts)])
+    return torch.stack([part.sum(0) for part in (rows.shares * guided).split(rows.counts)])
 
 
 def _tracks(
@@ -170,7 +175,8 @@ def _tracks(
         scheduler.set_timesteps(sampling.steps, device=device)
         takes_noise = "generator" in inspect.signature(scheduler.step).parameters
         extra = {"generator": [generators[image] for image in members]} if takes_noise else {}
-        tracks.append(_Track(members if len(groups) > 1 else slice(None), scheduler, restarts, extra))
+        places = torch.tensor(members, device=device) if len(groups) > 1 else slice(None)
+        tracks.append(_Track(places, scheduler, restarts, extra))
     return tracks
 
 

@@ -118,13 +118,13 @@ class FlatWeights:
         """Which numbers of a row are the adapter's, bool [P]; None where all are."""
         if all(layer.ranks[row] == max(layer.ranks) for layer in self._layers):
             return None
-        own = torch.zeros_like(self.master, dtype=torch.bool)
+        own = torch.zeros_like(self.master[0], dtype=torch.bool)
         for layer in self._layers:
-            down, up = (own.as_strided(kept.shape, kept.stride(), kept.storage_offset())
+            down, up = (own.as_strided(kept.shape[1:], kept.stride()[1:], kept.storage_offset())
                         for kept in (layer.down_master, layer.up_master))  # fmt: skip
-            down[row, : layer.ranks[row]] = True
-            up[row, :, : layer.ranks[row]] = True
-        return own[row]
+            down[: layer.ranks[row]] = True
+            up[:, : layer.ranks[row]] = True
+        return own
 
     def sum_up(self) -> None:
         """Adds the last batch's gradients to the sum where that is wider; in half precision many would be lost."""

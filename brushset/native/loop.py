@@ -25,6 +25,7 @@ from brushset.native.session import Session
 
 if TYPE_CHECKING:
     from brushset.buckets import Size
+    from brushset.native.settings import TrainingKeys
     from brushset.native.step import Pack
 
 READ_EVERY = {"cuda": 50, "cpu": 1}
@@ -177,7 +178,9 @@ def run_together(
 
 
 def open_schedule(sessions: Sequence[Session]) -> Schedule:
-    """Who goes with whom, of all batches of these styles."""
+    """Who goes with whom, of all batches of these styles. Of one alone nobody asks for shapes, so none are drawn."""
+    if len(sessions) == 1:
+        return Schedule({sessions[0].row: [None] * _count_batches(sessions[0].length, sessions[0].settings.training)})
     return Schedule({each.row: [_shape(batch) for batch in _all_batches(each)] for each in sessions})
 
 
@@ -195,6 +198,14 @@ def _all_batches(session: Session) -> Iterator[Batch]:
         left = length.steps - (epoch - 1) * length.steps_per_epoch
         batches = epoch_batches(session.images, session.settings.dataset, seed=training.seed, epoch=epoch)
         yield from batches[: left * training.gradient_accumulation_steps]
+
+
+def _count_batches(length: Length, training: TrainingKeys) -> int:
+    """Of the whole run; its last epoch may be cut short."""
+    epochs = length.epochs - 1
+    left = length.steps - epochs * length.steps_per_epoch
+    last = min(length.batches_per_epoch, left * training.gradient_accumulation_steps)
+    return epochs * length.batches_per_epoch + last
 
 
 def _shape(batch: Batch) -> tuple[Size, int]:

@@ -23,10 +23,10 @@ from brushset.lora.compose.view import Course, Mix, View
 from brushset.lora.compose.weighted import weighted
 
 METHODS: Mapping[str, Method] = {
-    "weighted": Method(weighted, takes=("normalised",), passes=lambda _count: 1, alone=False),
-    "schedule": Method(schedule, takes=("schedules", "normalised"), passes=lambda _count: 1, alone=False),
-    "switch": Method(switch, takes=("every",), passes=lambda _count: 1, alone=True),
-    "composite": Method(composite, takes=("shares",), passes=lambda count: count, alone=True),
+    "weighted": Method(weighted, takes=("normalised",), alone=False),
+    "schedule": Method(schedule, takes=("schedules", "normalised"), alone=False),
+    "switch": Method(switch, takes=("every",), alone=True),
+    "composite": Method(composite, takes=("shares",), alone=True),
 }
 
 

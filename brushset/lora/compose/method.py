@@ -36,13 +36,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Method:
-    """`takes`: fields of Options. `passes`: UNet passes a step for N adapters, a prompt with guidance being one.
-    `alone`: adapters act one at a time, so that one of weight 0 would leave the base model by itself there.
+    """`takes`: fields of Options. `alone`: adapters act one at a time, so that one of weight 0 would leave the base model by
+    itself there.
     """
 
     course: Callable[[Mix, Options], Course]
     takes: tuple[str, ...]
-    passes: Callable[[int], int]
     alone: bool
 
 
@@ -70,14 +69,6 @@ def effective_weights(course: Course, steps: int) -> dict[str, float]:
             for name, weight in view.mix:
                 sums.setdefault(name, []).append(view.share * weight.whole)
     return {name: math.fsum(found) / steps for name, found in sums.items()}
-
-
-def step_sums(course: Course, steps: int) -> list[float]:
-    """Σ share × weight of every step."""
-    return [
-        math.fsum(view.share * weight.whole for view in course(step, steps) for _, weight in view.mix)
-        for step in range(steps)
-    ]
 
 
 def names_of(mix: Sequence[tuple[str, object]]) -> str:
