@@ -10,9 +10,11 @@ from functools import partial
 from pathlib import Path
 
 from brushset.files import link_or_copy, list_files, write_json
+from brushset.page.template import sentence
 from brushset.protocols import Exporter, ExportJob
 from brushset.records import Package
-from webui_export.header import base_name, describe, sentence
+from webui_export.header import base_name, describe
+from webui_export.names import mix_calls
 from webui_export.pictures import write_preview
 
 FOLDERS = {"a1111": "models/Lora", "forge": "models/Lora", "swarmui": "Models/Lora"}
@@ -58,7 +60,7 @@ def card_notes(job: ExportJob) -> str:
     if spec.train.clip_skip > 1:
         lines.append(f"Clip skip {spec.train.clip_skip}.")
     for mix in job.mixes:
-        calls = " ".join(f"<lora:{part.style}:{part.weight:g}>" for part in mix.parts)
+        calls = mix_calls(mix.parts)
         others = ", ".join(part.style for part in mix.parts[1:])
         lines.append(f"With {others}: {calls} {', '.join(part.trigger for part in mix.parts)}")
         lines += [mix.note] if mix.note else []

@@ -95,11 +95,6 @@ def about(job: ExportJob) -> str:
     return (spec.description or f"Style LoRA for Stable Diffusion 1.5, trigger {spec.trigger}").rstrip(". ") + "."
 
 
-def sentence(text: str) -> str:
-    """With a capital and a full stop."""
-    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
-
-
 def reservation(job: ExportJob) -> str:
     """Why the file is worth nothing as a style; empty where nothing of the kind is known."""
     if job.trained.base_random:

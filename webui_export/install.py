@@ -64,11 +64,12 @@ def install_package(export: Path, folder: Path, *, replace: bool) -> Installed:
     plan = _plan(export / target, folder)
     findings, wanted, there = [], {}, []
     for name, source in plan.items():
-        finding = _leads_out(folder, name) or _is_other(source, folder / name, own=own, replace=replace)
-        if finding:
+        if finding := _leads_out(folder, name):
             findings.append(finding)
         elif _same(source, folder / name, own=own):
             there.append(name)
+        elif finding := _in_the_way(source, folder / name, replace=replace):
+            findings.append(finding)
         else:
             wanted[name] = source
     if findings:
@@ -148,8 +149,9 @@ def _same(source: Path, target: Path, *, own: Sequence[Path]) -> bool:
     return _is_companion(source, own) and _tensors(source) == _tensors(target)
 
 
-def _is_other(source: Path, target: Path, *, own: Sequence[Path], replace: bool) -> str:
-    if not os.path.lexists(target) or _same(source, target, own=own):
+def _in_the_way(source: Path, target: Path, *, replace: bool) -> str:
+    """Why a file that is not there yet may not be written; empty where it may."""
+    if not os.path.lexists(target):
         return ""
     if target.is_dir():
         return f"{target}: is a folder"

@@ -19,14 +19,14 @@ from brushset.load import load_style
 from brushset.log import silent
 from brushset.lora.metadata import model_hash, read_metadata
 from brushset.partners import Partner, find_partners
-from brushset.pipeline import load_record
+from brushset.pipeline import load_result
 from brushset.protocols import Emit, ExportJob, MixPart, RecommendedMix
 from brushset.records import EvalReport, MixCandidate, MixChoice, Package, Trained
 from webui_export.a1111 import package_of
 from webui_export.advice import find_advice
 from webui_export.header import reservation, title
 from webui_export.lora_file import write_lora, write_with_header
-from webui_export.names import mix_stem
+from webui_export.names import mix_calls, mix_stem
 from webui_export.pictures import thumbnail, write_preview
 from webui_export.verify.header import NO_VALUES
 from webui_export.verify.lora import BASE_KEY, NARROW_KEY, RANDOM
@@ -121,10 +121,9 @@ def _own_part(job: ExportJob, packed: MixCandidate) -> MixPart:
 def _part(job: ExportJob, partner: Partner, packed: MixCandidate, folder: Path) -> MixPart:
     """Another style's file, completed as its own export would, but for the thumbnail."""
     target = folder / f"{partner.style}.safetensors"
-    record = load_record(partner.run, "train")
-    if record is None:
+    trained = load_result(partner.run, "train", Trained)
+    if trained is None:
         raise VerificationFailed(f"{partner.run.root}: its training's record is gone; fix: train {partner.style} again")
-    trained = Trained.model_validate(record.data)
     spec = load_style(partner.run.spec)
     theirs = dataclasses.replace(
         job, spec=spec, run=partner.run, trained=trained, weights=partner.weights, lora=target, preview=None, mixes=(),
@@ -177,7 +176,7 @@ def _acts(factor: Factors) -> bool:
 
 
 def _card(job: ExportJob, mix: RecommendedMix, header: Mapping[str, str]) -> dict[str, str | float]:
-    calls = " ".join(f"<lora:{part.style}:{part.weight:g}>" for part in mix.parts)
+    calls = mix_calls(mix.parts)
     return {
         "description": header["modelspec.description"],
         "sd version": "SD1",

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 from brushset.files import link_or_copy, write_atomic
 from brushset.page.metrics import decimals_of, title_of
+from brushset.page.template import sentence
 from brushset.protocols import ExportJob
 from brushset.records import EvalReport, Package, Score
 from webui_export.a1111 import package_of, prompt_call
-from webui_export.header import about, base_name, describe, is_local, reservation, sentence, tags, title
+from webui_export.header import about, base_name, describe, is_local, reservation, tags, title
+from webui_export.names import mix_calls
 from webui_export.samples import alone_cell, ordered_samples
 from webui_export.workflow import DEFAULT_CHECKPOINT
 
@@ -196,7 +198,7 @@ image = pipe("{spec.trigger}, a cat", cross_attention_kwargs={{"scale": {job.adv
 def _mixes(job: ExportJob) -> str:
     lines = []
     for mix in job.mixes:
-        calls = " ".join(f"<lora:{part.style}:{part.weight:g}>" for part in mix.parts)
+        calls = mix_calls(mix.parts)
         lines.append(
             f"- with {', '.join(part.style for part in mix.parts[1:])}: `{calls} {', '.join(part.trigger for part in mix.parts)}`"
         )

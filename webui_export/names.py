@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 
 from brushset.errors import UsageError
+from brushset.protocols import MixPart
 
 STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _RESERVED = {"none", "addams"}
@@ -28,6 +29,11 @@ def require_stem(style: str) -> str:
     if not STEM.fullmatch(style) or is_reserved(style):
         raise UsageError(f'style "{style}": A1111 cannot call a LoRA by this name; fix: rename the style')
     return style
+
+
+def mix_calls(parts: Sequence[MixPart]) -> str:
+    """What calls a mix in a prompt of A1111 or Forge: `<lora:anime:0.5> <lora:cartoon:0.5>`."""
+    return " ".join(f"<lora:{part.style}:{part.weight:g}>" for part in parts)
 
 
 def mix_stem(styles: Sequence[str]) -> str:

@@ -6,10 +6,11 @@ description, a caption-like file of a data set too. SwarmUI reads the same three
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from webui_export.verify.workflow import read_content
 
 CARD_KEYS: Mapping[str, type | tuple[type, ...]] = {
     "description": str, "sd version": str, "activation text": str, "preferred weight": (int, float),
@@ -28,7 +29,7 @@ def card_faults(lora: Path, metadata: Mapping[str, str]) -> Iterator[str]:
         if lora.parent.name in CARD_FOLDERS:
             yield f"{card.name}: is missing: the card would have no trigger and no weight"
         return
-    content = _parsed(card)
+    content = read_content(card)
     if not isinstance(content, dict):
         yield f"{card.name}: is no JSON object: A1111 shows an empty card"
         return
@@ -89,10 +90,3 @@ def stray_faults(folder: Path, stems: set[str]) -> Iterator[str]:
         if path.suffix in _CAPTIONS:
             whose = "its description" if path.name.split(".")[0] in stems else "a caption"
             yield f"{path.name}: lies beside a LoRA: A1111 takes it for {whose}"
-
-
-def _parsed(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None

@@ -7,6 +7,7 @@ model's tree, a test compares.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -85,11 +86,4 @@ def same_size(parts: Mapping[str, Shape], layer: Shape) -> bool:
     down, up = parts.get("lora_down.weight", ()), parts.get("lora_up.weight", ())
     if len(down) < 2 or len(up) < 2 or up[1] != down[0]:
         return False
-    return up[0] == layer[0] and _product(down[1:]) == _product(layer[1:]) and _product(up[2:]) == 1
-
-
-def _product(numbers: Sequence[int]) -> int:
-    product = 1
-    for number in numbers:
-        product *= number
-    return product
+    return up[0] == layer[0] and math.prod(down[1:]) == math.prod(layer[1:]) and math.prod(up[2:]) == 1

@@ -13,7 +13,7 @@ from webui_export.verify.workflow import (
     forms_agree,
     loras_of,
     prompt_of,
-    read_workflow,
+    read_content,
     ui_faults,
 )
 
@@ -27,19 +27,19 @@ def comfy_faults(root: Path, triggers: Mapping[str, str]) -> Iterator[tuple[Path
     drawn = {path.stem: path for path in sorted((root / WORKFLOWS).glob("*.json"))}
     posted = {path.name.removesuffix(API_SUFFIX): path for path in sorted((root / API).glob(f"*{API_SUFFIX}"))}
     for stem, path in drawn.items():
-        for fault in ui_faults(read_workflow(path)):
+        for fault in ui_faults(read_content(path)):
             yield path, fault
         if stem not in posted:
             yield path, f"has no {API}/{stem}{API_SUFFIX} beside it"
     for stem, path in posted.items():
-        content = read_workflow(path)
+        content = read_content(path)
         faults = list(api_faults(content))
         yield from ((path, fault) for fault in faults or _uses(content, there, triggers))
-        if not faults and stem in drawn and not forms_agree(read_workflow(drawn[stem]), content):
+        if not faults and stem in drawn and not forms_agree(read_content(drawn[stem]), content):
             yield path, f"is another workflow than {WORKFLOWS}/{stem}.json"
     for picture in sorted((root / PICTURES).glob("*.png")):
         stem = picture.stem
-        ui, api = (read_workflow(found[stem]) if stem in found else None for found in (drawn, posted))
+        ui, api = (read_content(found[stem]) if stem in found else None for found in (drawn, posted))
         yield from ((picture, fault) for fault in _picture(picture, ui, api))
 
 

@@ -89,7 +89,7 @@ def carried(picture: Path) -> tuple[Any, Any]:
     return _parsed(found.get("workflow")), _parsed(found.get("prompt"))
 
 
-def read_workflow(path: Path) -> Any:
+def read_content(path: Path) -> Any:
     """A JSON file's content, None where it is none."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
