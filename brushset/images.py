@@ -181,6 +181,11 @@ class _StrictPillow:
 _STRICT_PILLOW = _StrictPillow()
 
 
+def is_flat(image: Image.Image) -> bool:
+    """Whether it is of one single colour: what a NaN in half precision, or a safety filter, leaves."""
+    return all(low == high for low, high in (channel.getextrema() for channel in image.convert("RGB").split()))
+
+
 def _load(image: Image.Image) -> tuple[str, ...]:
     """Decodes the first frame; returns what that already changes of the file."""
     said = []

@@ -64,10 +64,12 @@ def find_partners(spec: StyleSpec, run: RunPaths) -> Partners:
 
 def partner_digests(spec: StyleSpec, run: RunPaths) -> list[list[str]]:
     """What evaluation takes from outside its run: style, trigger, SHA-256 and weight of every adapter it mixes with."""
-    return [
-        [partner.style, partner.trigger, partner.sha256, f"{partner.weight:g}"]
-        for partner in find_partners(spec, run).chosen
-    ]
+    return [partner_digest(partner) for partner in find_partners(spec, run).chosen]
+
+
+def partner_digest(partner: Partner) -> list[str]:
+    """What a mix with this adapter depends on."""
+    return [partner.style, partner.trigger, partner.sha256, f"{partner.weight:g}"]
 
 
 def _partner(style: str, run: RunPaths, trained: Trained) -> Partner:

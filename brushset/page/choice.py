@@ -109,20 +109,13 @@ def headline_numbers(choice: Choice | None, evaluation: EvalReport, main: Cell |
     """Of what was chosen: on the prompts it was not chosen by, where there are such; else from the scores."""
     picked = None
     if choice is not None and choice.decided_by == "retention":
-        picked = choice.reported or chosen_of(choice)
+        picked = choice.reported or choice.picked()
     if picked is not None and choice is not None:
         return [
             Number(title, getattr(picked, field), decimals, about, choice.meaningful)
             for field, title, decimals, about in _NUMBERS
         ]
     return [_scored(evaluation, main, each) for each in _NUMBERS]
-
-
-def chosen_of(choice: Choice) -> Candidate | None:
-    """The chosen one among the candidates."""
-    return next(
-        (each for each in choice.candidates if (each.epoch, each.weight) == (choice.epoch, choice.weight)), None
-    )
 
 
 def _scored(evaluation: EvalReport, main: Cell | None, number: tuple[str, str, int, str]) -> Number:

@@ -55,11 +55,13 @@ class MixCard:
 
 def mix_cards(evaluation: EvalReport, root: Path) -> list[MixCard]:
     """One a pair or triple."""
+    return [mix_card(choice, evaluation, root) for choice in evaluation.mix_choices]
+
+
+def mix_card(choice: MixChoice, evaluation: EvalReport, root: Path) -> MixCard:
+    """With the pictures that the run's evaluation drew of it."""
     cells = {cell.name: cell for cell in (*evaluation.cells, *evaluation.more_cells)}
-    return [
-        MixCard(choice, tuple(_pictures(cells.get(choice.chosen.cell), evaluation, root)))
-        for choice in evaluation.mix_choices
-    ]
+    return MixCard(choice, tuple(_pictures(cells.get(choice.chosen.cell), evaluation, root)))
 
 
 def matrix_tables(matrices: Iterable[Matrix], *kinds: str) -> list[MatrixTable]:

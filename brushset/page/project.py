@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from brushset.page.mixes import MatrixTable, MixCard, matrix_table, mix_cards
+from brushset.page.mixes import MatrixTable, MixCard, matrix_table, mix_card
 from brushset.page.pictures import TILE_PX, main_cell, spread, thumbnail
 from brushset.page.plots import BLUE, page_figure, to_svg
 from brushset.page.template import render_page
@@ -82,6 +82,15 @@ class Board:
     otherwise: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Advice:
+    """The same before its pictures are drawn."""
+
+    run: StyleRun
+    choice: MixChoice
+    otherwise: tuple[str, ...]
+
+
 def render_project(runs: Sequence[StyleRun], findings: Findings) -> str:
     """The page's HTML."""
     rows = [_row(run) for run in runs]
@@ -124,28 +133,35 @@ def project_json(runs: Sequence[StyleRun], findings: Findings) -> dict[str, Any]
             }
             for each in findings.agreements
         ],
-        "mixes": [
-            {"told_by": board.told_by, **board.card.choice.model_dump(mode="json")} for board in mixing_board(runs)
-        ],
+        "mixes": [{"told_by": each.run.style, **each.choice.model_dump(mode="json")} for each in _advised(runs)],
     }
 
 
 def mixing_board(runs: Sequence[StyleRun]) -> list[Board]:
+    """What is advised, with its pictures."""
+    return [
+        Board(mix_card(each.choice, each.run.evaluation, each.run.root), each.run.style, each.otherwise)
+        for each in _advised(runs)
+        if each.run.evaluation
+    ]
+
+
+def _advised(runs: Sequence[StyleRun]) -> list[_Advice]:
     """One mix for each set of styles: of several runs that measured it the one whose mix surely leaves most."""
-    told: dict[frozenset[str], list[tuple[StyleRun, MixCard]]] = {}
+    told: dict[frozenset[str], list[tuple[StyleRun, MixChoice]]] = {}
     for run in runs:
-        for card in mix_cards(run.evaluation, run.root) if run.evaluation else ():
-            told.setdefault(frozenset(card.choice.styles), []).append((run, card))
-    boards = []
-    for _, cards in sorted(told.items(), key=lambda item: (len(item[0]), sorted(item[0]))):
-        run, card = max(cards, key=lambda item: _surely_left(item[1].choice))
+        for choice in run.evaluation.mix_choices if run.evaluation else ():
+            told.setdefault(frozenset(choice.styles), []).append((run, choice))
+    advised = []
+    for _, found in sorted(told.items(), key=lambda item: (len(item[0]), sorted(item[0]))):
+        run, choice = max(found, key=lambda item: _surely_left(item[1]))
         others = tuple(
-            f"{other.style}'s run advises {each.choice.chosen.cell}"
-            for other, each in cards
-            if _ingredients(each.choice) != _ingredients(card.choice)
+            f"{other.style}'s run advises {each.chosen.cell}"
+            for other, each in found
+            if _ingredients(each) != _ingredients(choice)
         )
-        boards.append(Board(card, run.style, others))
-    return boards
+        advised.append(_Advice(run, choice, others))
+    return advised
 
 
 def plot_agreement(agreement: Agreement) -> Markup | str:

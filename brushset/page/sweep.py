@@ -12,7 +12,7 @@ from brushset.page.template import render_page
 from brushset.paths import RunPaths
 from brushset.sweeps.ranking import Effect, Ranked, average_seeds, find_effects, lowest_rung
 from brushset.sweeps.scores import LOSS
-from brushset.sweeps.space import SEED
+from brushset.sweeps.space import SEED, short_value
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -172,10 +172,10 @@ def words(effect: Effect) -> str:
     """What a setting did, in a sentence that says no more than was seen."""
     best = effect.best
     if effect.within is None:
-        return f"best at {_short(best.value)}; one run a value, so that luck cannot be told from it"
+        return f"best at {short_value(best.value)}; one run a value, so that luck cannot be told from it"
     if effect.spread <= effect.within:
         return f"no more than runs of one value lie apart anyway ({effect.within:.3f})"
-    return f"best at {_short(best.value)}; {effect.spread / max(effect.within, 1e-9):.1f} times what runs of one value lie apart"
+    return f"best at {short_value(best.value)}; {effect.spread / max(effect.within, 1e-9):.1f} times what runs of one value lie apart"
 
 
 def _parallel(runs: Sequence[Ranked], varied: Sequence[str], measure: str, sign: float) -> Markup | str:
@@ -189,10 +189,6 @@ def _parallel(runs: Sequence[Ranked], varied: Sequence[str], measure: str, sign:
 def _sorted_values(runs: Sequence[Ranked], key: str) -> list[Any]:
     found = {str(each.settings.get(key)): each.settings.get(key) for each in runs}
     return sorted(found.values(), key=lambda value: (isinstance(value, str), value if value is not None else 0))
-
-
-def _short(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _run_json(run: Ranked, folder: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from brushset.page.plots import BLUE, INK, MUTED, ORANGE, PAPER, page_figure, to_svg
 from brushset.sweeps.ranking import Ranked
+from brushset.sweeps.space import short_value
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -46,7 +47,7 @@ class _Axis:
     def ticks(self) -> list[tuple[float, str]]:
         """Places with what is written there."""
         if self._named:
-            return [(self.place(value), _short(value)) for value in self._ordered]
+            return [(self.place(value), short_value(value)) for value in self._ordered]
         middle = math.sqrt(self._low * self._high) if self._log else (self._low + self._high) / 2
         return [(self.place(value), f"{value:.2g}") for value in (self._low, middle, self._high)]
 
@@ -129,7 +130,3 @@ def _bare(plot: Any) -> None:
     plot.tick_params(length=0)
     plot.set_ylim(-0.06, 1.06)
     plot.margins(x=0.09)
-
-
-def _short(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

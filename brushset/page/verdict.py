@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from brushset.page.choice import chosen_of
+from brushset.page.template import sentence
 from brushset.records import Choice, Estimate, EvalReport, Score, Trained
 from brushset.spec import StyleSpec
 
@@ -32,13 +32,13 @@ def judge(spec: StyleSpec, trained: Trained, evaluation: EvalReport, choice: Cho
     if trained.base_random or spec.smoke:
         return _machinery(spec, trained)
     if choice is not None and choice.decided_by == "held-out loss":
-        return Verdict("unscored", f"Use epoch {choice.epoch} at {choice.weight:g}", _sentence(choice.reason))
+        return Verdict("unscored", f"Use epoch {choice.epoch} at {choice.weight:g}", sentence(choice.reason))
     if choice is not None and choice.decided_by == "retention" and choice.meaningful:
         return _chosen(choice)
     verdict = _by_similarity(spec, evaluation, choice.weight if choice else spec.evaluate.weight)
     if choice is None or not choice.reason:
         return verdict
-    return Verdict(verdict.tone, verdict.headline, f"{verdict.text} {_sentence(choice.reason)}")
+    return Verdict(verdict.tone, verdict.headline, f"{verdict.text} {sentence(choice.reason)}")
 
 
 def _machinery(spec: StyleSpec, trained: Trained) -> Verdict:
@@ -57,10 +57,10 @@ def _machinery(spec: StyleSpec, trained: Trained) -> Verdict:
 def _chosen(choice: Choice) -> Verdict:
     """What to use. Better only where even the lower bound is above what style words alone do."""
     use = f"epoch {choice.epoch} at {choice.weight:g}"
-    found = choice.reported or chosen_of(choice)
+    found = choice.reported or choice.picked()
     kept = found.retention if found else Estimate(value=None)
     words = choice.words.retention if choice.words else Estimate(value=None)
-    text = _sentence(choice.reason)
+    text = sentence(choice.reason)
     if words.value is not None and _BASELINE not in text:
         text += f" Style words in the prompt alone bring the base to {_told(words)}."
     if not choice.feasible:
@@ -109,10 +109,6 @@ def _find(evaluation: EvalReport, metric: str, cell: str) -> Score | None:
 def _told(estimate: Estimate) -> str:
     interval = "" if estimate.low is None else f" ({estimate.low:.2f} to {estimate.high:.2f})"
     return f"ρ {estimate.value:.2f}{interval}"
-
-
-def _sentence(text: str) -> str:
-    return _capital(text.rstrip(".") + ".") if text else ""
 
 
 def _capital(text: str) -> str:

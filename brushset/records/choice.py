@@ -78,6 +78,12 @@ class Choice(Record):
     seconds: float = Field(0.0, description="that it took")
     notes: tuple[str, ...] = ()
 
+    def picked(self) -> Candidate | None:
+        """The chosen one among the candidates, as measured last on the prompts that it was chosen by."""
+        chosen = (self.epoch, self.weight, self.weights)
+        found = [each for each in self.candidates if (each.epoch, each.weight, each.weights) == chosen]
+        return max(found, key=lambda each: each.round, default=None)
+
 
 class MixCandidate(Record):
     """One way to mix styles. `mix` is style → weight; `method` a name of brushset.lora.compose.METHODS."""

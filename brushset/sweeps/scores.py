@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from brushset.paths import RunPaths
 from brushset.pipeline import load_result
-from brushset.records import Candidate, Choice, Estimate, Trained
+from brushset.records import Choice, Estimate, Trained
 
 RETENTION, LOSS = "style kept", "loss on held-out images"
 
@@ -42,7 +42,7 @@ def read_score(run: RunPaths) -> RunScore | None:
     if trained is None:
         return None
     loss = _best_loss(trained, choice)
-    if choice is not None and (own := _chosen(choice)) is not None and own.retention.value is not None:
+    if choice is not None and (own := choice.picked()) is not None and own.retention.value is not None:
         reported = (
             choice.reported.retention if choice.reported else Estimate(value=None, note="no prompt was kept back")
         )
@@ -52,16 +52,6 @@ def read_score(run: RunPaths) -> RunScore | None:
         return RunScore(LOSS, -loss, reported, feasible=True, meaningful=not trained.base_random, loss=loss)
     note = "not evaluated yet" if choice is None else choice.reason
     return RunScore("", None, Estimate(value=None, note=note), feasible=True, meaningful=False)
-
-
-def _chosen(choice: Choice) -> Candidate | None:
-    """The candidate that was chosen, as measured on the prompts that it was chosen by."""
-    mine = [
-        each
-        for each in choice.candidates
-        if (each.epoch, each.weight) == (choice.epoch, choice.weight) and each.weights == choice.weights
-    ]
-    return max(mine, key=lambda each: each.round, default=None)
 
 
 def _best_loss(trained: Trained, choice: Choice | None) -> float | None:

@@ -20,6 +20,7 @@ from brushset.cli.inference.request import PRECISIONS, InferenceRequest, read_pr
 from brushset.cli.options import Options
 from brushset.errors import VerificationFailed
 from brushset.files import shown
+from brushset.images import is_flat
 from brushset.infotext import KEY as PARAMETERS
 from brushset.lora.adapter import read_adapter
 from brushset.paths import RunsDir
@@ -125,7 +126,7 @@ def draw(
     started = time.monotonic()
     try:
         for index, image in generator.generate_jobs(plan.jobs, plan.sampling):
-            if is_blank(image):
+            if is_flat(image):
                 continue
             job = plan.jobs[index]
             manifest = making.manifest(job)
@@ -140,11 +141,6 @@ def draw(
         rows.sort(key=lambda row: str(row["file"]))
         folder.list_images(rows, _settings(making))
     return images, len(images) / max(time.monotonic() - started, 1e-6)
-
-
-def is_blank(image: Image) -> bool:
-    """Whether all pixels are of one colour: black is what NaN leaves in other programs."""
-    return all(low == high for low, high in image.convert("RGB").getextrema())  # type: ignore[misc]
 
 
 def precision_of(dtype: str) -> str:
