@@ -1,8 +1,8 @@
 """sd-scripts' real training step on given models, counted and timed: bench/train.py's child, in a process of its own.
 
-`SD_SCRIPTS_DIR=… python bench/sd_scripts_step.py JOB.json` prints a line of JSON for each of its batch sizes, as it goes. process_batch, network, optimizer,
-accelerator, clipping and the reduction of gradients are sd-scripts' own; models and latents are of random numbers. On a
-GPU in bf16, with the optimizer that torch chooses there.
+`SD_SCRIPTS_DIR=… python bench/sd_scripts_step.py JOB.json` prints a line of JSON for each of its batch sizes, as it
+goes. process_batch, network, optimizer, accelerator, clipping and the reduction of gradients are sd-scripts' own;
+models and latents are of random numbers. On a GPU in bf16, with the optimizer that torch chooses there.
 """
 
 # ruff: noqa: E402 - imports follow the path and the constants that they read

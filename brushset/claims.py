@@ -39,7 +39,9 @@ from brushset.workers import (
 LOOK_EVERY_S = 2.0
 LOCK_PATIENCE_S = 120.0  # an NFS server frees the lock of a machine that fell silent after 90
 _POLL_S = 0.2
-_SHARED = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "fuse.glusterfs", "lustre", "beegfs", "ceph"})  # fmt: skip
+_SHARED = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "fuse.glusterfs", "lustre", "beegfs", "ceph"}
+)
 
 
 @dataclass

@@ -31,11 +31,24 @@ GPU_FAILED = "the GPU or its driver failed"
 _CAUSES = (
     (_GPU_MEMORY.pattern, "out of GPU memory; fix: a smaller [train] batch_size, or gradient_checkpointing = true"),
     (r"No space left on device|Errno 28|Disk quota exceeded|Errno 122", "the disk is full; fix: free space where runs/ lies"),
-    (r"DefaultCPUAllocator: not enough memory|Cannot allocate memory|\bMemoryError\b", "out of main memory; fix: a smaller [train] batch_size or vae_batch_size"),
-    (r"Unable to open file.*shm|Shared memory manager|unable to allocate shared memory|/dev/shm", "shared memory (/dev/shm) is full; fix: [train] data_loader_workers = 0, or a container with --shm-size"),
+    (
+        r"DefaultCPUAllocator: not enough memory|Cannot allocate memory|\bMemoryError\b",
+        "out of main memory; fix: a smaller [train] batch_size or vae_batch_size",
+    ),
+    (
+        r"Unable to open file.*shm|Shared memory manager|unable to allocate shared memory|/dev/shm",
+        "shared memory (/dev/shm) is full; fix: [train] data_loader_workers = 0, or a container with --shm-size",
+    ),
     (r"No data found\. Please verify", "it found no images to train on; fix: see [general] and [[datasets]] of config/dataset.toml"),
-    (r"Required library version not found: libbitsandbytes|CUDA Setup failed|No module named 'bitsandbytes'|libbitsandbytes\w*\.so: cannot open", 'bitsandbytes does not fit to this CUDA; fix: [train] optimizer = "AdamW"'),
-    (r"error: unrecognized arguments|error: argument|invalid choice", "the trainer does not know an option; fix: see the log's usage message"),
+    (
+        r"Required library version not found: libbitsandbytes|CUDA Setup failed|No module named 'bitsandbytes'"
+        r"|libbitsandbytes\w*\.so: cannot open",
+        'bitsandbytes does not fit to this CUDA; fix: [train] optimizer = "AdamW"',
+    ),
+    (
+        r"error: unrecognized arguments|error: argument|invalid choice",
+        "the trainer does not know an option; fix: see the log's usage message",
+    ),
     (r"ModuleNotFoundError|ImportError", "a package is missing; fix: uv sync --locked"),
     (r"no kernel image is available", "this torch was not built for this GPU; fix: a torch for its CUDA architecture"),
     (r"NCCL error|ProcessGroupNCCL|ncclUnhandled", "the GPUs cannot talk to each other (NCCL); fix: [train] processes = 1"),

@@ -78,8 +78,9 @@ class MultiLoRAGenerator:
 
         `device` is torch's name, the first CUDA device where there is one; `dtype` a torch dtype, float16 on CUDA,
         else float32. `exact` makes images one at a time on a CPU, where that makes them equal bit by bit; without it the
-        narrow model takes a third of the time at 64 pixels, SD 1.5 about half at 128. On a GPU it changes nothing. `compile` compiles the UNet's transformer blocks, once for each set of adapters loaded: a
-        change of mix compiles nothing anew. `emit` receives progress.
+        narrow model takes a third of the time at 64 pixels, SD 1.5 about half at 128. On a GPU it changes nothing.
+        `compile` compiles the UNet's transformer blocks, once for each set of adapters loaded: a change of mix compiles
+        nothing anew. `emit` receives progress.
         """
         import torch
 

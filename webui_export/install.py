@@ -132,7 +132,8 @@ def _leads_out(folder: Path, name: str) -> str:
     for part in Path(name).parent.parts:
         here /= part
         if here.is_symlink() and not here.resolve().is_relative_to(root):
-            return f"{here}: is a link to {here.resolve()}, outside of {folder}; fix: --install with the folder that it leads to, or copy by hand"
+            fix = "--install with the folder that it leads to, or copy by hand"
+            return f"{here}: is a link to {here.resolve()}, outside of {folder}; fix: {fix}"
         if here.exists() and not here.is_dir():
             return f"{here}: is a file, where a folder belongs"
     return ""

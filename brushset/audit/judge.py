@@ -63,8 +63,8 @@ def judge_image(name: str, measured: Measured, placer: Placer) -> AuditedImage:
     placed = {} if isinstance(place, str) else _placed(size, place)
     return AuditedImage.model_construct(
         _ALL_FIELDS, path=name, sha256=measured.sha256, size_bytes=measured.size_bytes,
-        format=sys.intern(measured.format), mode=sys.intern(measured.mode), width_px=size[0], height_px=size[1], verdict=verdict, reason=reason, phash=measured.phash, measures=measures,
-        findings=findings, **placed,
+        format=sys.intern(measured.format), mode=sys.intern(measured.mode), width_px=size[0], height_px=size[1],
+        verdict=verdict, reason=reason, phash=measured.phash, measures=measures, findings=findings, **placed,
     )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """The configs of Stable Diffusion 1.5's parts, as they stand in the published model folder, and a narrow twin.
 
-The narrow one has every module of the full one, so the same 264 LoRA modules, in 26 MB with its tokenizer: what is proven on it of keys
-and arithmetic holds for the full one. Its widths are multiples of 32, the group norms' number of groups.
-Source of the values: the config.json files of stable-diffusion-v1-5/stable-diffusion-v1-5.
+The narrow one has every module of the full one, so the same 264 LoRA modules, in 26 MB with its tokenizer: what is
+proven on it of keys and arithmetic holds for the full one. Its widths are multiples of 32, the group norms' number of
+groups. Source of the values: the config.json files of stable-diffusion-v1-5/stable-diffusion-v1-5.
 """
 
 from __future__ import annotations

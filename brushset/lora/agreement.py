@@ -1,9 +1,9 @@
 """Whether predicted conflict is met by measured mixes: rank correlation over pairs of adapters, with its interval.
 
 Spearman's ρ of prediction and measurement, ties at their mean rank; interval by Fisher's z with the variance
-(1 + ρ²/2)/(n − 3) (Bonett and Wright, Psychometrika 65, 2000). +1: pairs predicted higher are measured higher. Below n = 4 no interval exists, and it is told as all of −1 to 1. Pairs that share
-an adapter are not independent: with few adapters the interval is narrower than it should be, and ρ says nothing on
-how far the measurement moves.
+(1 + ρ²/2)/(n − 3) (Bonett and Wright, Psychometrika 65, 2000). +1: pairs predicted higher are measured higher. Below n
+= 4 no interval exists, and it is told as all of −1 to 1. Pairs that share an adapter are not independent: with few
+adapters the interval is narrower than it should be, and ρ says nothing on how far the measurement moves.
 """
 
 from __future__ import annotations

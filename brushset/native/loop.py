@@ -149,8 +149,8 @@ def run_together(
     """Trains all styles of one pack to their ends; tells each style's updates in order, and the failure that ended it.
 
     Styles whose next batches have one shape go together (brushset.native.schedule); the others wait or go alone. When a
-    style ends, the others go on. `at_rest` is called when all that was done has been told: what is saved then belongs together. Styles whose weights
-    somebody waits for are told last, so that this holds in their last update as well.
+    style ends, the others go on. `at_rest` is called when all that was done has been told: what is saved then belongs
+    together. Styles whose weights somebody waits for are told last, so that this holds in their last update as well.
     """
     pack, schedule = sessions[0].pack, schedule or open_schedule(sessions)
     courses = [_Course(each, each.pause, deque(each.recent, each.length.batches_per_epoch)) for each in sessions]

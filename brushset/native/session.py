@@ -50,8 +50,9 @@ class Style:
 @dataclass
 class Session:
     """Everything alive in one style's training. `step` is the last one done; `recent` are the losses of the last epoch's
-    worth of batches, `pending` those of batches that no update has followed yet. `pause` says, of a step, its epoch and whether it ends that, whether its weights are wanted. One that
-    was `stopped` is trained no further; of one with `live_text` the captions are encoded as they are drawn.
+    worth of batches, `pending` those of batches that no update has followed yet. `pause` says, of a step, its epoch and
+    whether it ends that, whether its weights are wanted. One that was `stopped` is trained no further; of one with
+    `live_text` the captions are encoded as they are drawn.
     """
 
     settings: NativeSettings

@@ -16,7 +16,9 @@ _FREQUENT = 24
 
 @dataclass(frozen=True)
 class CaptionsPart:
-    """`tokens` are least, median and most; `led` are captions that the trigger leads; `stripped` and `kept` are style words → times; `examples` are captions before and after, each change once."""
+    """`tokens` are least, median and most; `led` are captions that the trigger leads; `stripped` and `kept` are style words
+    → times; `examples` are captions before and after, each change once.
+    """
 
     count: int
     led: int

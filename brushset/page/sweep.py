@@ -162,7 +162,7 @@ def over_seeds(runs: Sequence[Ranked]) -> list[OverSeeds]:
     """The settings by their mean over seeds, the best first."""
     found = []
     for point, group in average_seeds(runs):
-        words = " ".join(f"{key.rpartition('.')[2]}={value:g}" if isinstance(value, float) else f"{key.rpartition('.')[2]}={value}" for key, value in point.items())  # fmt: skip
+        words = " ".join(f"{key.rpartition('.')[2]}={short_value(value)}" for key, value in point.items())
         values = tuple(sorted(float(each.value or 0.0) for each in group))
         found.append(OverSeeds(words or group[0].style, values))
     return sorted(found, key=lambda each: -each.mean)

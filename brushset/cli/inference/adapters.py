@@ -22,7 +22,8 @@ from brushset.spec import StyleSpec
 @dataclass(frozen=True)
 class Adapter:
     """An adapter of this command. `name` is what it is called in mixes and file names, `source` what the user typed before
-    the weight, `weight` what stood after the colon, else what was chosen of a style, None for neither. `alias` is the name that A1111 lists the file under.
+    the weight, `weight` what stood after the colon, else what was chosen of a style, None for neither. `alias` is the
+    name that A1111 lists the file under.
     """
 
     name: str

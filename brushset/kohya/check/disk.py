@@ -75,7 +75,8 @@ def _caption_findings(subset: Subset, images: list[Path], file: str) -> list[Fin
         }
     )
     what = "" if given else ", which is sd-scripts' default,"
-    text = f"caption_extension {ending}{what} finds no caption for {len(bare)} of {len(images)} images in {subset.settings['image_dir']}"
+    of = f"{len(bare)} of {len(images)} images in {subset.settings['image_dir']}"
+    text = f"caption_extension {ending}{what} finds no caption for {of}"
     fix = (
         f'caption_extension = "{others[0]}": such files are there' if others else "write captions, or give class_tokens"
     )
