@@ -125,10 +125,7 @@ class Pipeline:
 
         `force` redoes that stage; later ones follow where its result differs.
         """
-        known = [stage.name for stage in stages]
-        for name in (until, force):
-            if name is not None and name not in known:
-                raise UsageError(f'"{name}" is no stage; stages: {", ".join(known)}')
+        require_stages([stage.name for stage in stages], until, force)
         worked = 0
         for stage in stages:
             worked += self._bring_up_to_date(stage, forced=stage.name == force)
@@ -264,6 +261,13 @@ class Pipeline:
         self._records[stage.record] = stage.record.model_validate(record.data)
 
 
+def require_stages(known: Sequence[str], *asked: str | None) -> None:
+    """Raises UsageError where one of those asked for is none of `known`; None asks for none."""
+    for name in asked:
+        if name is not None and name not in known:
+            raise UsageError(f'"{name}" is no stage; stages: {", ".join(known)}')
+
+
 def read_settings(stage: Stage[Any], spec: StyleSpec) -> dict[str, object]:
     """What a stage reads of a spec: with equal settings, images and results to build on it does the same."""
     return {key: _dig(spec, key) for key in stage.reads}
@@ -278,6 +282,13 @@ def load_record(run: RunPaths, stage: str) -> StageRecord | None:
         return StageRecord.model_validate(read_json(path))
     except (BrushsetError, ValidationError):
         return None
+
+
+def load_records(run: RunPaths) -> dict[str, StageRecord]:
+    """Every stage's record that is there, by its name, in the order in which they were made."""
+    names = [path.stem for path in run.record("x").parent.glob("*.json")]
+    found = [record for name in names if (record := load_record(run, name))]
+    return {record.stage: record for record in sorted(found, key=lambda record: record.ended_at)}
 
 
 def load_result(run: RunPaths, stage: str, kind: type[R]) -> R | None:

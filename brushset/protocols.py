@@ -23,9 +23,9 @@ class Emit(Protocol):
     `stage_start` stage · `stage_skip` stage, reason · `stage_end` stage, seconds · `progress` what, done, total, and
     where known per_s, eta_s ·
     `train_step` step, total, loss, lr, it_per_s, eta_s, and of kohya epoch, smoothed · `attempt` number, from_step,
-    batch_size, gradient_accumulation_steps, gradient_checkpointing · `validation` epoch, loss, and of native train_loss · `phase` what, seconds:
-    a part of a stage that has ended · `run_state` name, state, words, folder, executor: of a run that an executor does ·
-    `note` text · `warning` text.
+    batch_size, gradient_accumulation_steps, gradient_checkpointing · `validation` epoch, loss, and of native train_loss
+    · `phase` what, seconds: a part of a stage that has ended · `run_state` name, state, words, folder, executor: of a
+    run that an executor does · `note` text · `warning` text.
     """
 
     def __call__(self, event: str, /, **fields: object) -> None: ...
@@ -232,11 +232,12 @@ class Standing:
 
 class Executor(Protocol):
     """Has commands run, somewhere. What an engine is for: queueing, placement, restart after the loss of a machine,
-    cancellation. It wants to be asked every `poll_every_s`.
+    cancellation. It wants to be asked every `poll_every_s`; `outlives` says that what it was given is done without us.
     """
 
     name: str
     poll_every_s: float
+    outlives: bool
 
     def submit(self, tasks: Sequence[Task]) -> list[Handle]:
         """Hands over commands, each of which gets `--submission` and its name; returns at once.

@@ -15,11 +15,11 @@ from typing import Any
 import filelock
 
 from brushset.claims import Claim, claim_run
-from brushset.errors import BrushsetError, EnvironmentProblem, Interrupted, StyleLocked, UsageError
+from brushset.errors import BrushsetError, EnvironmentProblem, Interrupted, StyleLocked
 from brushset.log import EventLog
 from brushset.manifest import Status, create_run, find_run, refresh_manifest, run_identity, update_manifest
 from brushset.paths import RunPaths, RunsDir
-from brushset.pipeline import Pipeline, Stage, load_record
+from brushset.pipeline import Pipeline, Stage, load_record, require_stages
 from brushset.process import process_file, stop_orphan
 from brushset.spec import StyleSpec
 
@@ -151,9 +151,7 @@ def open_session(ask: Ask, stages: Sequence[Stage[Any]], runs: RunsDir, events: 
     """
     known = [stage.name for stage in stages]
     known = known[known.index(ask.start) :] if ask.start else known
-    for name in (ask.until, ask.force):
-        if name is not None and name not in known:
-            raise UsageError(f'"{name}" is no stage; stages: {", ".join(known)}')
+    require_stages(known, ask.until, ask.force)
     with ExitStack() as stack:
         run = ask.run
         if run is None:

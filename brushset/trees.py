@@ -1,14 +1,22 @@
-"""Processes and all that descend from them: who is the one that was meant, who lives, and how all of them are ended."""
+"""Processes and all that descend from them: who is the one that was meant, who lives, how all of them are ended, and how
+many cores there are for them.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable
 
 import psutil
 
 STOP_PATIENCE_S = 15.0
 _SAME_START_S = 0.01
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def same_process(pid: int, create_time: float) -> psutil.Process | None:

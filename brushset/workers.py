@@ -86,6 +86,15 @@ class Workers:
         return end.exit_code if end else None
 
     @property
+    def attempts(self) -> int:
+        """Starts of all, the last one and those before it that did not end well: its earlier stages may have been asked
+        for alone.
+        """
+        starts = [each for each in self.events if each.event == "started"]
+        ends = [self.ending(start) for start in starts[:-1]]
+        return len(starts[-1:]) + sum(end is None or end.exit_code != 0 for end in ends)
+
+    @property
     def cancelled(self) -> bool:
         """Whether no executor is to work on it until it is submitted anew, or somebody starts it by hand."""
         wanted = (

@@ -91,6 +91,7 @@ class FakeExecutor:
     at_once: int = 1
     name: str = "local"
     poll_every_s: float = 0.0
+    outlives: bool = False
     submitted: list[list[str]] = field(default_factory=list)
     _state: dict[str, Standing] = field(default_factory=dict)
 

@@ -11,7 +11,6 @@ from programs import put_on_path
 from brushset.cli import devices
 from brushset.cli.devices import (
     Gpu,
-    count_cores,
     list_gpus,
     memory_warnings,
     parse_gpus,
@@ -24,6 +23,7 @@ from brushset.cli.options import Options, load_spec
 from brushset.errors import EnvironmentProblem, UsageError
 from brushset.load import build_spec
 from brushset.spec import StyleSpec
+from brushset.trees import available_cores
 
 TWO = (Gpu("0", "GPU-aa", "H100", 80.0), Gpu("1", "GPU-bb", "H100", 40.0))
 
@@ -97,14 +97,14 @@ def test_more_processes_than_gpus_are_refused_before_any_work() -> None:
 
 
 def test_slots_take_gpus_in_turn_and_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "count_cores", lambda: 16)
+    monkeypatch.setattr(devices, "available_cores", lambda: 16)
     slots = [slot_environment(slot, 3, gpus=("0", "1"), environ={"A": "b"}) for slot in range(3)]
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0", "1", "0"]
     assert {slot["OMP_NUM_THREADS"] for slot in slots} == {"5"}
     assert all(slot["A"] == "b" for slot in slots)
     assert slot_environment(0, 40, gpus=(), environ={})["OMP_NUM_THREADS"] == "1"
     assert slot_environment(0, 40, gpus=(), environ={"OMP_NUM_THREADS": "7"}) == {"OMP_NUM_THREADS": "7"}
-    assert count_cores() >= 1
+    assert available_cores() >= 1
 
 
 def test_the_number_of_gpus_is_a_setting_and_their_ids_are_not() -> None:

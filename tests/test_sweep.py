@@ -14,7 +14,7 @@ import orchestrate
 from brushset.cli.guard import guarded
 from brushset.cli.options import Options
 from brushset.cli.sweeps.ask import SweepAsk
-from brushset.cli.sweeps.members import plan_members
+from brushset.cli.sweeps.members import plan_members, planned_steps
 from brushset.cli.sweeps.report import _common
 from brushset.errors import UsageError
 from brushset.paths import RunPaths, RunsDir
@@ -98,6 +98,22 @@ def test_a_poisoned_run_fails_alone_and_only_it_is_tried_again(
     assert starts(runs) == [1, 1, 2]
 
 
+def test_gpus_take_runs_of_their_own_and_on_each_they_are_packed(
+    images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def how(*words: str) -> str:
+        assert call(images, "--seeds", "4", "--gpus", "0,1", "--dry-run", *words) == 0
+        (plan,) = told(capsys, "sweep_plan")
+        return str(plan["how"])
+
+    assert how() == "divided over 2 GPUs, on each trained in one pass"
+    assert how("--set", "train.pack=false") == "executor local, 2 at once"
+    assert how("--parallel", "2") == "executor local, 4 at once"
+    assert how("--executor", "slurm") == "executor slurm"
+    assert call(images, "--seeds", "2", "--set", "train.processes=2", "--dry-run") == 2
+    assert "native engine trains a style on one GPU" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -133,6 +149,16 @@ def test_settings_that_make_no_difference_are_one_run(images: Path) -> None:
     options = Options(style=["cartoon"], images=[str(images)], smoke=True, engine="native")
     points = [{"train.stall_minutes": 5.0}, {"train.stall_minutes": 6.0}]
     assert len(plan_members(options, ["cartoon"], points, touch=False)) == 1
+
+
+def test_steps_are_counted_from_images_without_the_captions_beside_them(images: Path) -> None:
+    (images / "0.txt").write_text("a thing")
+    settings = ["train.repeats=1"]
+    options = Options(
+        style=["cartoon"], images=[str(images)], engine="native", epochs=3, batch_size=2, settings=settings
+    )
+    (member,) = plan_members(options, ["cartoon"], [{}], touch=False)
+    assert planned_steps(member) == (6, 3)
 
 
 def test_seeds_go_on_from_the_styles_own() -> None:

@@ -55,7 +55,7 @@ def test_a_result_whose_file_is_gone_is_made_again(runs: RunsDir) -> None:
 
 def test_what_waits_in_a_clusters_queue_is_followed_and_not_submitted_again(runs: RunsDir) -> None:
     first, second = make_run(runs, seed=1), make_run(runs, seed=2)
-    executor = FakeExecutor(lambda run: not record(run, "train", {}), name="slurm")
+    executor = FakeExecutor(lambda run: not record(run, "train", {}), name="slurm", outlives=True)
     note_submitted(first, submission="s", executor="slurm", job="12_0")
     executor._state[first.run_id] = Standing("waiting")
     ended = carry_out(executor, [first, second], ["train"], lambda _: None)

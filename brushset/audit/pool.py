@@ -27,6 +27,7 @@ from brushset.errors import EnvironmentProblem
 from brushset.files import one_line
 from brushset.images import run_threads
 from brushset.log import silent
+from brushset.trees import available_cores
 
 if TYPE_CHECKING:  # as in brushset.images: the processes do without the spec
     from brushset.protocols import Emit
@@ -62,11 +63,6 @@ def measure_all(
             yield result
             if done % step == 0 or done == len(paths):
                 emit("progress", what=WHAT, done=done, total=len(paths))
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _measured(paths: Sequence[Path], limits: MeasureLimits, workers: int | None) -> Generator[Measured, None, None]:
@@ -106,7 +102,9 @@ def _in_processes(paths: Sequence[Path], limits: MeasureLimits, workers: int) ->
 
 
 def _context() -> Any:
-    """A server that forks, where there is one: two workers are up in 0.9 s, where starting each anew takes 2.6 s (both beside orchestrate.py, which they import)."""
+    """A server that forks, where there is one: two workers are up in 0.9 s, where starting each anew takes 2.6 s (both
+    beside orchestrate.py, which they import).
+    """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

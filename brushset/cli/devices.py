@@ -17,6 +17,7 @@ import psutil
 
 from brushset.errors import EnvironmentProblem, UsageError
 from brushset.spec import StyleSpec
+from brushset.trees import available_cores
 
 THREADS = "OMP_NUM_THREADS"  # MKL and OpenBLAS follow it, unless told otherwise by variables of their own
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -122,7 +123,7 @@ def require_gpus(processes: int, environ: Mapping[str, str], seen: Sequence[Gpu]
 
 def slot_environment(slot: int, slots: int, *, gpus: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
     """The environment of one of `slots` processes at once: all of ours, its GPU in turn, its share of the cores."""
-    limit = {} if environ.get(THREADS) else {THREADS: str(max(1, count_cores() // slots))}
+    limit = {} if environ.get(THREADS) else {THREADS: str(max(1, available_cores() // slots))}
     own_gpu = {_VISIBLE: gpus[slot % len(gpus)]} if gpus else {}
     return {**environ, **limit, **own_gpu}
 
@@ -132,13 +133,6 @@ def visible_gpus(environ: Mapping[str, str], seen: Sequence[Gpu]) -> list[str]:
     if _VISIBLE not in environ:
         return [gpu.index for gpu in seen]
     return [name.strip() for name in environ[_VISIBLE].split(",") if name.strip()] if seen else []
-
-
-def count_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def wanted_gb(spec: StyleSpec, *, cuda: bool) -> tuple[float, float]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 
@@ -43,8 +42,7 @@ def run_elsewhere(asks: Sequence[Ask], known: Sequence[str], options: Options, e
         run = prepare_run(ask.spec, ask.images, ask.engine_reason, runs)
         runs.point_latest(run)
         stages = known[: known.index(ask.until) + 1] if ask.until else known
-        python = ask.spec.executor.slurm.python if ask.spec.executor.use == "slurm" else None
-        tasks.setdefault(ask.spec.executor, {})[ask.spec.name] = run_task(run, stages, python or sys.executable)
+        tasks.setdefault(ask.spec.executor, {})[ask.spec.name] = run_task(run, stages, ask.spec.executor.python)
     for settings, some in tasks.items():
         try:
             failures |= dispatch(some, settings, options, emit)

@@ -12,11 +12,9 @@ from brushset.files import read_json, shown, write_atomic, write_json
 from brushset.manifest import read_manifest
 from brushset.page.project import Agreement, Findings, StyleRun, project_json, render_project
 from brushset.paths import RunPaths, RunsDir
-from brushset.pipeline import load_record, load_result
+from brushset.pipeline import load_records, load_result
 from brushset.protocols import Emit
 from brushset.records import Audit, Choice, Estimate, EvalReport, Prepared, Trained
-
-_STAGES = ("audit", "preprocess", "caption", "configure", "train", "convert", "choose", "evaluate", "export", "report")
 
 
 def update_project(names: Sequence[str], runs: RunsDir, emit: Emit) -> None:
@@ -44,19 +42,19 @@ def write_project(runs: RunsDir) -> Path | None:
 def read_style(run: RunPaths, runs: RunsDir) -> StyleRun:
     """A run as far as it came."""
     manifest = read_manifest(run)
-    stages = {name: record for name in _STAGES if (record := load_record(run, name))}
+    records = load_records(run)
     return StyleRun(
         style=run.style,
         folder=run.root.relative_to(runs.root).as_posix(),
         root=run.root,
-        claims=_claims(run) if "report" in stages else None,
+        claims=_claims(run) if "report" in records else None,
         status=manifest.status if manifest else "unknown",
         audit=load_result(run, "audit", Audit),
         prepared=load_result(run, "preprocess", Prepared),
         trained=load_result(run, "train", Trained),
         choice=load_result(run, "choose", Choice),
         evaluation=load_result(run, "evaluate", EvalReport),
-        seconds={name: record.ended_at - record.started_at for name, record in stages.items()},
+        seconds={name: record.ended_at - record.started_at for name, record in records.items()},
     )
 
 

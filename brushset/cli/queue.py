@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
 import os
 import shlex
@@ -15,29 +16,29 @@ from typing import Any
 from rich.table import Table
 
 from brushset.cli.guard import AlreadyTold, print_event, stderr, stdout
-from brushset.cli.options import Options
-from brushset.cli.packing import option_words
+from brushset.cli.options import Options, option_words
 from brushset.cli.runs import resolve_style
 from brushset.cli.sources import style_names
+from brushset.cli.sweeps.ask import SweepAsk
+from brushset.cli.sweeps.command import plan_sweep, show
 from brushset.errors import BrushsetError, PartlyFailed, TrainerFailed, UsageError
 from brushset.paths import PROJECT, RunsDir
-from brushset.pipeline import Stage
+from brushset.pipeline import Stage, require_stages
 from brushset.process import STATE_PATIENCE_S, process_file, run_command, stop_orphan
 from brushset.queue_folder import QueueFolder, Waiting
 
+_NOT_KEPT = {"json", "dry_run"}  # of an entry: `queue run` says whether it speaks JSON
 
-def add_to_queue(stages: Sequence[Stage[Any]], options: Options) -> None:
-    """Puts the command with these options at the end, once its settings are known to be right.
+
+def add_command(stages: Sequence[Stage[Any]], options: Options, command: Sequence[str] = ()) -> None:
+    """Puts the main command, or `all`, with these options at the end, once its settings are known to be right.
 
     Raises:
         UsageError: everything that is wrong with it.
     """
-    if options == Options():
+    if not command and options == Options(runs_dir=options.runs_dir):
         raise UsageError("queue add: nothing asked for; fix: the options of the main command, such as --style cartoon")
-    known = [stage.name for stage in stages]
-    for stage in (options.until, options.force):
-        if stage is not None and stage not in known:
-            raise UsageError(f'"{stage}" is no stage; stages: {", ".join(known)}')
+    require_stages([stage.name for stage in stages], options.until, options.force)
     wrong: list[str] = []
     for name in style_names(options):
         try:
@@ -46,7 +47,25 @@ def add_to_queue(stages: Sequence[Stage[Any]], options: Options) -> None:
             wrong += str(error).splitlines()
     if wrong:
         raise UsageError.of_many(wrong)
-    entry = _queue(options).add(option_words(options, {"json"}), Path.cwd())
+    _add(options, [*command, *option_words(options, _NOT_KEPT)])
+
+
+def add_sweep(stages: Sequence[Stage[Any]], options: Options, ask: SweepAsk) -> None:
+    """Puts a sweep at the end, and shows what it will take.
+
+    Raises:
+        UsageError: everything that is wrong with any run of it.
+    """
+    show(plan_sweep(stages, dataclasses.replace(options, dry_run=True), ask))
+    _add(options, ["sweep", *option_words(options, _NOT_KEPT), *option_words(ask, {"yes"})])
+
+
+def _add(options: Options, words: Sequence[str]) -> None:
+    """`--dry-run` adds nothing."""
+    if options.dry_run:
+        stdout.print(f"would be added: {shlex.join(words)}", markup=False)
+        return
+    entry = _queue(options).add(words, Path.cwd())
     if options.json:
         print_event("queue_add", _fields(entry))
     else:

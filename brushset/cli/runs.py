@@ -2,8 +2,8 @@
 
 Several styles go in two legs, all of them up to `convert` first, so that each one's evaluation sees the others'
 adapters. In that first leg those of the native engine are trained in one pass; with `--parallel` several styles go it at
-once, a process each, and nothing is packed. Where [executor] names Ray or Slurm these do all of it. One style that fails does not touch the others; the exit code is that of the
-first failure.
+once, a process each, and nothing is packed. Where [executor] names Ray or Slurm these do all of it. One style that
+fails does not touch the others; the exit code is that of the first failure.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from brushset.errors import BrushsetError, UsageError
 from brushset.images import source_digest
 from brushset.log import EventLog
 from brushset.paths import PROJECT, RunsDir
-from brushset.pipeline import Stage
+from brushset.pipeline import Stage, require_stages
 from brushset.prepare.upscale import check_upscaler
 from brushset.protocols import Emit
 from brushset.records import BaseFile
@@ -68,9 +68,7 @@ def run_styles(stages: Sequence[Stage[Any]], options: Options, *, until: str | N
     """
     until = until or options.until
     known = [stage.name for stage in stages]
-    for stage in (until, options.force):
-        if stage is not None and stage not in known:
-            raise UsageError(f'"{stage}" is no stage; stages: {", ".join(known)}')
+    require_stages(known, until, options.force)
     names = style_names(options)
     if options.mps and options.parallel == 1:
         raise UsageError("--mps lets several styles share a GPU; fix: --parallel N with it")

@@ -22,6 +22,7 @@ class LocalExecutor:
 
     name = "local"
     poll_every_s = 0.5
+    outlives = False
 
     def __init__(self, slots: Sequence[Environment], max_retries: int) -> None:
         self._slots, self._max_retries = Slots(slots), max_retries

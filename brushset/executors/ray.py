@@ -52,6 +52,7 @@ class RayExecutor:
 
     name = "ray"
     poll_every_s = 1.0
+    outlives = False
 
     def __init__(self, settings: RaySection, max_retries: int, *, at_once: int) -> None:
         self._max_retries = max_retries

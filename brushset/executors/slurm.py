@@ -28,7 +28,9 @@ from brushset.spec import SlurmSection
 from brushset.workers import MOST_STARTS, note_cancelled, note_submitted, read_workers
 
 _LIMIT_S = 60
-_GONE = frozenset({"", "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"})  # fmt: skip
+_GONE = {
+    "", "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT",
+}  # fmt: skip
 _BODY = """#!/bin/bash -l
 # One run of a list. The words behind this script are the command; which run it is says the array's index.
 exec >> "$SLURM_ARRAY_TASK_ID.log" 2>&1
@@ -41,6 +43,7 @@ class SlurmExecutor:
 
     name = "slurm"
     poll_every_s = 10.0  # a controller serves many
+    outlives = True
 
     def __init__(self, settings: SlurmSection, max_retries: int) -> None:
         self._settings, self._max_retries = settings, max_retries

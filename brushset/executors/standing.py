@@ -21,8 +21,13 @@ _TAIL_BYTES = 4096
 
 def run_task(run: RunPaths, stages: Sequence[str], python: str = sys.executable) -> Task:
     """The task of taking a prepared run through all of `stages`."""
-    until = ("--until", stages[-1])
-    return Task(run, (python, str(PROJECT / "orchestrate.py"), "run-one", str(run.root), *until), tuple(stages))
+    return Task(run, run_command_line([run], stages, python), tuple(stages))
+
+
+def run_command_line(runs: Sequence[RunPaths], stages: Sequence[str], python: str) -> tuple[str, ...]:
+    """Our own command that takes these runs through all of `stages`; of several, what can be is done for all at once."""
+    folders = [str(run.root) for run in runs]
+    return (python, str(PROJECT / "orchestrate.py"), "run-one", *folders, "--until", stages[-1])
 
 
 def last_handle(run: RunPaths, stages: Sequence[str]) -> Handle | None:

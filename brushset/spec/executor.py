@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import sys
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
@@ -63,3 +64,13 @@ class ExecutorSection(Section):
     )
     ray: RaySection = RaySection()
     slurm: SlurmSection = SlurmSection()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this machine's GPUs and cores do it."""
+        return self.use == "local" or (self.use == "ray" and self.ray.address is None)
+
+    @property
+    def python(self) -> str:
+        """What runs a run: this very interpreter, unless the nodes of a cluster have another."""
+        return (self.slurm.python if self.use == "slurm" else None) or sys.executable

@@ -25,7 +25,7 @@ def carry_out(
     watch: Watch,
     follow: Follow = lambda _: (),
     *,
-    python: str | None = None,
+    python: str = sys.executable,
 ) -> dict[RunPaths, Standing]:
     """Brings every run through all of `stages`; returns how each ended, failures among them.
 
@@ -35,7 +35,7 @@ def carry_out(
         stages: that must be on record in each, and verify.
         watch: hears how they stand, now and then.
         follow: what else is to be done, asked whenever nothing waits for its turn.
-        python: that runs it, where that is not ours.
+        python: that runs it.
     """
     found: dict[RunPaths, Standing] = {}
     handles: dict[RunPaths, Handle] = {}
@@ -45,7 +45,7 @@ def carry_out(
             if is_finished(run, stages):
                 found[run] = Standing("finished", 0)
         fresh = [run for run in more if run not in found]
-        handles |= _hand_over(executor, fresh, stages, python or sys.executable)
+        handles |= _hand_over(executor, fresh, stages, python)
         open_ones = [run for run in handles if not found.get(run, Standing("waiting")).over]
         found |= zip(open_ones, executor.poll([handles[run] for run in open_ones]), strict=True)
         watch(found)
@@ -64,7 +64,7 @@ def _hand_over(
     held: dict[RunPaths, Handle] = {}
     for run in runs:
         handle, asked = last_handle(run, stages), read_workers(run).submission
-        if executor.name == "slurm" and handle and handle.job and asked and asked.executor == executor.name:
+        if executor.outlives and handle and handle.job and asked and asked.executor == executor.name:
             held[run] = handle
     if held:
         standings = executor.poll(list(held.values()))

@@ -132,6 +132,11 @@ def as_setting(key: str, value: object) -> str:
     return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
+def short_value(value: object) -> str:
+    """A value of a setting as tables and plots show it."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def varied(points: Sequence[Point]) -> list[str]:
     """The settings that are not the same in all of them, in the order in which they are first named."""
     keys = dict.fromkeys(key for point in points for key in point)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -62,10 +61,9 @@ def resume_runs(stages: Sequence[Stage[Any]], options: Options, which: Sequence[
     runs = [find_run(text, RunsDir(options.runs_dir.absolute())) for text in which]
     see_only(options.gpus)
     settings = _executor_of(runs, options)
-    python = settings.slurm.python if settings.use == "slurm" else None
     with contextlib.closing(make_executor(settings, machine_slots(options))) as executor:
-        if executor.name == "slurm":
-            for handle in executor.submit([run_task(run, names, python or sys.executable) for run in runs]):
+        if executor.outlives:
+            for handle in executor.submit([run_task(run, names, settings.python) for run in runs]):
                 stdout.print(f"{shown(handle.task.run.root)}: submitted, job {handle.job}", markup=False)
             return
         progress = Progress({run: f"{run.style} {run.run_id}" for run in runs}, options.json, len(runs))

@@ -27,7 +27,7 @@ _MAX_RETRIES = ExecutorSection().max_retries  # which one the executor was given
 @dataclass(frozen=True)
 class RunState:
     """One run. `step` is its newest training step as it was told; `where` is host:pid of who works on it; `attempts` the
-    processes that an executor or a person started on it; `words` why it does not go on.
+    processes that were started on it, but for those that did well what they were asked; `words` why it does not go on.
     """
 
     run: RunPaths
@@ -67,7 +67,7 @@ def read_state(run: RunPaths, now: float | None = None) -> RunState | None:
         where=f"{worker.host}:{worker.pid}" if worker else "",
         executor=submission.executor if submission else "",
         job=(worker.job if worker else "") or (submission.job if submission else ""),
-        attempts=sum(each.event == "started" for each in workers.events),
+        attempts=workers.attempts,
         quiet_s=quiet,
         words=one_line(words),
     )
