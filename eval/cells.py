@@ -50,6 +50,10 @@ class PlannedCell:
         return ", ".join([*self.triggers, content])
 
 
+BASE_CELL = PlannedCell((), (), "base")
+"""The bare base."""
+
+
 @dataclass(frozen=True)
 class Place:
     """A row of the grid: one prompt with one seed."""
@@ -70,8 +74,8 @@ def plan_cells(spec: StyleSpec, partners: Sequence[Partner]) -> list[PlannedCell
     """
     own = own_ingredient(spec)
     first = [
-        PlannedCell((), (), "base"),
-        PlannedCell((), (style_words(spec),), "words", " + style words"),
+        BASE_CELL,
+        words_cell(spec),
         _alone(spec.name, spec.trigger, spec.evaluate.weight, shown=True),
         *(mix_cell([own, ingredient(partner)], spec.evaluate.pair_weights, shown=True) for partner in partners),
     ]
@@ -79,6 +83,11 @@ def plan_cells(spec: StyleSpec, partners: Sequence[Partner]) -> list[PlannedCell
     for cell in (*first, *_weights(spec), *_triggers(spec, partners), *_for_mixes(spec, partners)):
         by_name.setdefault(cell.name, cell)
     return list(by_name.values())
+
+
+def words_cell(spec: StyleSpec) -> PlannedCell:
+    """The base told the style in words: the baseline to beat."""
+    return PlannedCell((), (style_words(spec),), "words", " + style words")
 
 
 def style_words(spec: StyleSpec) -> str:

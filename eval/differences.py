@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from brushset.records import Difference, Estimate, EvalReport, PlaceMeasure, PlaceValues, Score
-from eval.intervals import bootstrap_prompts
+from eval.intervals import bootstrap_prompts, ratio
 
 FEWEST_PROMPTS = 2
 _BASE = "base"
@@ -57,15 +57,11 @@ def _less_base(means: np.ndarray, _: float) -> np.ndarray:
 
 
 def _by_base(means: np.ndarray, _: float) -> np.ndarray:
-    return _ratio(means[..., 0], means[..., 1])
+    return ratio(means[..., 0], means[..., 1])
 
 
 def _retention(means: np.ndarray, level: float) -> np.ndarray:
-    return _ratio(means[..., 0] - means[..., 1], level - means[..., 1])
-
-
-def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    return np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1), np.nan)
+    return ratio(means[..., 0] - means[..., 1], level - means[..., 1])
 
 
 _PAIRED: Mapping[str, _Paired] = {

@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from eval.intervals import bootstrap_prompts, jackknife
+from eval.intervals import bootstrap_prompts, jackknife, ratio
 from eval.metric import Measurement, NotMeasured
 from eval.seen import Seen
 
@@ -31,15 +31,16 @@ def measure_lpips_ratio(seen: Seen, cell: str) -> Measurement:
     if np.isnan(columns).any():
         raise NotMeasured("one seed a prompt; [evaluate] seeds wants 2 to tell images of one prompt apart")
 
-    def ratio(means: np.ndarray) -> np.ndarray:
-        some = means[..., 1] > 0
-        return np.where(some, means[..., 0] / np.where(some, means[..., 1], 1), np.nan)
+    def by_the_base(means: np.ndarray) -> np.ndarray:
+        return ratio(means[..., 0], means[..., 1])
 
     means = columns.mean(axis=0)
     if not means[1] > 0:
         raise NotMeasured("the base makes the same image of every seed")
     note = f"LPIPS {means[0]:.3f}, base {means[1]:.3f}"
-    return Measurement(float(ratio(means)), len(columns), bootstrap_prompts(columns, seen.prompts, ratio), note)
+    return Measurement(
+        float(by_the_base(means)), len(columns), bootstrap_prompts(columns, seen.prompts, by_the_base), note
+    )
 
 
 def measure_vendi_ratio(seen: Seen, cell: str) -> Measurement:

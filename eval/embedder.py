@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
+from eval.frames import Frame
 from eval.kept import KeptVectors
 from eval.metric import NotMeasured
 
@@ -76,7 +77,11 @@ class Embedder:
 
     def encode_images(self, images: Sequence[Image]) -> np.ndarray:
         """float32 [N, D], of unit length unless `unit` is False."""
-        return self._encode([image_key(image) for image in images], images, self._image_rows)
+        return self.encode_frames([Frame.of(image) for image in images])
+
+    def encode_frames(self, frames: Sequence[Frame]) -> np.ndarray:
+        """The same of frames, of which only those that were not seen before are opened."""
+        return self._encode([frame.key for frame in frames], frames, self._image_rows)
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [N, D], as images.
@@ -87,8 +92,8 @@ class Embedder:
         keys = [f"text {hashlib.sha256(text.encode()).hexdigest()}" for text in texts]
         return self._encode(keys, texts, self._text_rows)
 
-    def _image_rows(self, images: Sequence[Image]) -> np.ndarray:
-        return self._towers.images(images)
+    def _image_rows(self, frames: Sequence[Frame]) -> np.ndarray:
+        return self._towers.images([frame.image for frame in frames])
 
     def _text_rows(self, texts: Sequence[str]) -> np.ndarray:
         if self._towers.texts is None:
@@ -113,12 +118,6 @@ class Embedder:
             if self.kept:
                 self.kept.write(self.id, made)
         return np.stack([self._known[key] for key in keys]) if keys else np.zeros((0, 0), np.float32)
-
-
-def image_key(image: Image) -> str:
-    """SHA-256 of an image's pixels and size."""
-    rgb = image.convert("RGB")
-    return hashlib.sha256(repr(rgb.size).encode() + rgb.tobytes()).hexdigest()
 
 
 def _unit_rows(rows: np.ndarray) -> np.ndarray:

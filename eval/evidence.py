@@ -66,8 +66,14 @@ def _confusion(seen: Seen, name: str, about: Mapping[str, object]) -> list[Matri
         found = confusion(seen)
     except NotMeasured:  # the score of the accuracy says why
         return []
-    entries = tuple(tuple(Estimate(value=float(share)) for share in row) for row in found.shares)
-    note = "shares of each row's images that are taken for each column"
+    entries = tuple(
+        tuple(
+            Estimate(value=float(share), low=interval.low, high=interval.high)
+            for share, interval in zip(shares, intervals, strict=True)
+        )
+        for shares, intervals in zip(found.shares, found.intervals, strict=True)
+    )
+    note = f"{len(seen.prompts)} images a row of generated ones, in folds by prompt"
     return [
         Matrix.model_validate(
             {"name": name, "rows": found.rows, "columns": found.columns, "entries": entries, "note": note, **about}
@@ -82,7 +88,14 @@ def _of_mixes(
     styles = list(dict.fromkeys(style for parts in mixes.values() for style in parts))
     entries = tuple(tuple(_entry(seen, mix, style, measure) for style in styles) for mix in mixes)
     return Matrix.model_validate(
-        {"name": name, "rows": tuple(mixes), "columns": tuple(styles), "entries": entries, **about}
+        {
+            "name": name,
+            "rows": tuple(mixes),
+            "columns": tuple(styles),
+            "entries": entries,
+            "note": f"{len(seen.prompts)} images a mix",
+            **about,
+        }
     )
 
 

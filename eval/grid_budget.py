@@ -1,36 +1,34 @@
 """What the grid will take, said before it starts, and fewer prompts where minutes were granted that it would exceed.
 
-`[evaluate] budget_minutes` are those of choosing and judging together; the speed is the one that choosing had. Prompts are
-left out evenly, never cells: what is compared stays comparable, and intervals say how much wider they are.
+`[evaluate] budget_minutes` are those of choosing and judging together; the speed is at first the one that choosing had, then
+the grid's own. Of the first round prompts are left out, evenly, never cells: what is compared stays comparable, and intervals
+say how much wider they are. Of a further round whole cells are, since its cells are held against those of the first.
 """
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 from brushset.protocols import Emit
 from brushset.records import Choice
 from brushset.spec import EvaluateSection
 from eval.cells import unique_seeds
+from eval.pace import LEAST_PROMPTS, Pace
 
-LEAST_PROMPTS = 4
+T = TypeVar("T")
 
 
 @dataclass
-class GridBudget:
-    """Minutes that choosing left. `per_image_s` is what an image took there, looked at; 0 where none was made."""
-
-    minutes: float | None
-    per_image_s: float
-    notes: list[str] = field(default_factory=list)
-    _started: float = field(default_factory=time.monotonic)
+class GridBudget(Pace):
+    """The pace of the grid, and the minutes that choosing left."""
 
     @classmethod
     def after(cls, choice: Choice | None, granted: float | None) -> GridBudget:
         """What is left of the minutes granted; None: nothing was chosen here, so that no speed is known."""
         if choice is None:
-            return cls(granted, 0.0)
+            return cls(granted)
         left = None if granted is None else max(0.0, granted - choice.seconds / 60)
         return cls(left, choice.seconds / choice.images if choice.images else 0.0)
 
@@ -53,13 +51,24 @@ class GridBudget:
         chosen = sorted({round(number * (len(prompts) - 1) / max(1, kept - 1)) for number in range(kept)})
         return settings.model_copy(update={"prompts": tuple(prompts[number] for number in chosen)})
 
-    def has_time_for(self, images: int, emit: Emit) -> bool:
-        """Whether a further round of so many images may begin."""
-        if self.minutes is None or not self.per_image_s:
-            return True
-        if time.monotonic() - self._started + images * self.per_image_s <= 60 * self.minutes:
-            return True
-        told = "to keep to the budget: other methods and triples of mixes were not tried"
-        self.notes.append(told)
-        emit("note", text=told)
-        return False
+    def prompts_within(self, settings: EvaluateSection, cells: int, emit: Emit) -> Iterator[list[int]]:
+        """The prompts of the first round, by number, in slices as far as there is time; says which share was left out."""
+        a_prompt, drawn = cells * len(unique_seeds(settings)), 0
+        for some in self.slices(range(len(settings.prompts)), lambda some: a_prompt * len(some)):
+            yield some
+            drawn += len(some)
+        if drawn < len(settings.prompts):
+            what = f"{len(settings.prompts) - drawn} of {len(settings.prompts)} prompts were not drawn"
+            emit("note", text=self.left_out(what))
+
+    def cells_within(self, cells: Sequence[T], images: int, emit: Emit) -> Iterator[list[T]]:
+        """The cells of a further round, of so many images each, as far as there is time; says how many were left out."""
+        if self.minutes is None:
+            yield list(cells)
+            return
+        for done, cell in enumerate(cells):
+            if images > self.affordable():
+                what = f"{len(cells) - done} of {len(cells)} other methods and triples of mixes were not tried"
+                emit("note", text=self.left_out(what))
+                return
+            yield [cell]

@@ -1,10 +1,10 @@
 """How sure is a number? 95 % intervals: prompts are resampled, not images, as images of one prompt are alike.
 
-Means and what follows from means: from 8 prompts on cluster bootstrap, prompts drawn with replacement with all their seeds, 10,000 draws
-from a fixed seed, percentiles widened for few prompts (Hesterberg 2015, arXiv 1411.5279, section 4.2: a bootstrap of n
-draws has a deviation too small by √((n-1)/n), and normal tails). Distances between sets: delete-one jackknife, since a
-draw with replacement puts k(x, x) where the estimator wants two different images; in our simulation the bootstrap of a
-kernel distance held the true value 1 time in 100, the jackknife 97.
+Means and what follows from means: from 8 prompts on cluster bootstrap, prompts drawn with replacement with all their
+seeds, 10,000 draws from a fixed seed, percentiles widened for few prompts (Hesterberg 2015, arXiv 1411.5279, section
+4.2: a bootstrap of n draws has a deviation too small by √((n-1)/n), and normal tails). Distances between sets:
+delete-one jackknife, since a draw with replacement puts k(x, x) where the estimator wants two different images; in our
+simulation the bootstrap of a kernel distance held the true value 1 time in 100, the jackknife 97.
 
 References are held fixed in a bootstrap: the intervals are those of another set of prompts, not of other references.
 """
@@ -55,6 +55,12 @@ def bootstrap_prompts(columns: np.ndarray, prompts: np.ndarray, statistic: Stati
     tail = _widened_tail(many)
     low, high = np.quantile(finite, [tail, 1 - tail])
     return Interval(float(low), float(high), f"bootstrap over {many} prompts")
+
+
+def ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    """The quotient, NaN where the bottom is not positive: there the share that it is of says nothing."""
+    some = bottom > 0
+    return np.where(some, top / np.where(some, bottom, 1), np.nan)
 
 
 def bootstrap_share(hits: np.ndarray, prompts: np.ndarray) -> Interval:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from brushset.errors import EnvironmentProblem
 from brushset.files import sha256_json
 from brushset.generator import ImageJob, Sampling
+from brushset.images import is_flat
 from brushset.paths import cache_dir
 from brushset.records import BaseFile
 
@@ -126,8 +127,3 @@ def keeping_base(generator: Generator, base: BaseFile) -> KeepsBase:
 
     device = "cuda float16" if torch.cuda.is_available() else "cpu float32"
     return KeepsBase(generator, f"{base.sha256} {device}")
-
-
-def is_flat(image: Image) -> bool:
-    """Whether it is of one single colour: what a NaN in half precision, or a safety filter, leaves."""
-    return all(low == high for low, high in (channel.getextrema() for channel in image.split()))

@@ -1,9 +1,9 @@
-"""From pictures on disk to what each extractor sees of them: every picture is opened once, for all extractors."""
+"""From pictures to what each extractor sees of them: every picture is opened once, for all extractors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,12 @@ from brushset.protocols import Emit
 from brushset.spec import StyleSpec
 from eval import made_up, networks
 from eval.embedder import Embedder, Identity
+from eval.frames import Frames
 from eval.kept import kept_vectors
 from eval.layout import Layout
 from eval.lpips import PairDistances, load_lpips
 from eval.memorisation import COPY_BITS, bits_apart
 from eval.metric import ExtractorName
-from eval.preprocess import open_fitted
 from eval.seen import Seen
 from eval.weights import Unavailable
 
@@ -46,6 +46,7 @@ class Pictures:
     others: Mapping[str, Sequence[Path]]
     prompts: Sequence[int]
     texts: Sequence[str]
+    frames: Frames = field(default_factory=Frames)
 
 
 def load_extractors(spec: StyleSpec) -> dict[ExtractorName, Extractor]:
@@ -115,12 +116,12 @@ def _rows(
     rows: dict[ExtractorName, dict[tuple[str, str], np.ndarray]] = {name: {} for name in extractors}
     for done, (kind, key, files) in enumerate(sets):
         emit("progress", what="features", done=done, total=len(sets))
-        images = [open_fitted(file, pictures.size) for file in files]
+        frames = [pictures.frames.frame(file, pictures.size) for file in files]
         for name, extractor in extractors.items():
             if isinstance(extractor, Embedder):
-                rows[name][kind, key] = extractor.encode_images(images)
+                rows[name][kind, key] = extractor.encode_frames(frames)
             elif isinstance(extractor, PairDistances) and kind == "cells":
-                rows[name][kind, key] = extractor.within_prompts(images, pictures.prompts)
+                rows[name][kind, key] = extractor.within_prompts(frames, pictures.prompts)
     emit("progress", what="features", done=len(sets), total=len(sets))
     return rows
 

@@ -7,12 +7,13 @@ its prompt's other seeds.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from eval.embedder import BATCH_SIZE, Identity
+from eval.frames import Frame
 from eval.weights import ALEXNET, find_weights
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class PairDistances:
     load: Callable[[], Distance]
     device: str = "cpu"
     batch_size: int = BATCH_SIZE
+    _known: dict[tuple[str, str], float] = field(default_factory=dict, repr=False)
 
     @cached_property
     def _distance(self) -> Distance:
@@ -40,20 +42,28 @@ class PairDistances:
         """Forgets the network."""
         self.__dict__.pop("_distance", None)
 
-    def within_prompts(self, images: Sequence[Image], prompts: Sequence[int]) -> np.ndarray:
+    def within_prompts(self, frames: Sequence[Frame], prompts: Sequence[int]) -> np.ndarray:
         """float32 [N, 1]: the mean distance of each image to the others of its prompt; NaN where it is the only one."""
         import numpy as np
 
-        pairs = [pair for pair in combinations(range(len(images)), 2) if prompts[pair[0]] == prompts[pair[1]]]
-        sums, counts = np.zeros(len(images)), np.zeros(len(images))
-        for start in range(0, len(pairs), self.batch_size):
-            batch = pairs[start : start + self.batch_size]
-            found = self._measure([images[a] for a, _ in batch], [images[b] for _, b in batch])
-            for (a, b), distance in zip(batch, found, strict=True):
-                sums[[a, b]] += distance
-                counts[[a, b]] += 1
-        means = np.divide(sums, counts, out=np.full(len(images), np.nan), where=counts > 0)
+        pairs = [pair for pair in combinations(range(len(frames)), 2) if prompts[pair[0]] == prompts[pair[1]]]
+        self._look([(frames[a], frames[b]) for a, b in pairs])
+        sums, counts = np.zeros(len(frames)), np.zeros(len(frames))
+        for a, b in pairs:
+            sums[[a, b]] += self._known[frames[a].key, frames[b].key]
+            counts[[a, b]] += 1
+        means = np.divide(sums, counts, out=np.full(len(frames), np.nan), where=counts > 0)
         return means.astype(np.float32)[:, None]
+
+    def _look(self, pairs: Sequence[tuple[Frame, Frame]]) -> None:
+        """At pairs that were not seen before."""
+        missing = {(a.key, b.key): (a, b) for a, b in pairs if (a.key, b.key) not in self._known}
+        names = list(missing)
+        for start in range(0, len(names), self.batch_size):
+            batch = names[start : start + self.batch_size]
+            first, second = zip(*(missing[name] for name in batch), strict=True)
+            found = self._measure([frame.image for frame in first], [frame.image for frame in second])
+            self._known.update(zip(batch, map(float, found), strict=True))
 
     def _measure(self, first: Sequence[Image], second: Sequence[Image]) -> np.ndarray:
         import torch

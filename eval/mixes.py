@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.intervals import Statistic, bootstrap_prompts
+from eval.intervals import Statistic, bootstrap_prompts, ratio
 from eval.metric import Interval, Measurement, NotMeasured
 from eval.seen import Seen
 from eval.style_similarity import similarities
@@ -156,8 +156,7 @@ def _retention_columns(seen: Seen, mix: str, style: str) -> np.ndarray:
 
 
 def _retention(means: np.ndarray) -> np.ndarray:
-    room = means[..., 2] - means[..., 1]
-    return np.where(room > 0, (means[..., 0] - means[..., 1]) / np.where(room > 0, room, 1), np.nan)
+    return ratio(means[..., 0] - means[..., 1], means[..., 2] - means[..., 1])
 
 
 def _smallest(retentions: np.ndarray) -> np.ndarray:
@@ -165,8 +164,7 @@ def _smallest(retentions: np.ndarray) -> np.ndarray:
 
 
 def _balance(retentions: np.ndarray) -> np.ndarray:
-    largest = retentions.max(axis=-1)
-    return np.where(largest > 0, retentions.min(axis=-1) / np.where(largest > 0, largest, 1), np.nan)
+    return ratio(retentions.min(axis=-1), retentions.max(axis=-1))
 
 
 def _monotonicity(seen: Seen, weights: list[float], cells: list[str], style: str) -> Measurement:

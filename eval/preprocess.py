@@ -56,11 +56,17 @@ class Preprocess:
         return sized.crop((left, top, left + self.crop_px, top + self.crop_px))
 
 
-def open_fitted(path: Path, size: tuple[int, int]) -> Image:
-    """An image file as every metric sees it: RGB, filling `size` (width, height) by bicubic, what stands over cut off."""
+def fitted(rgb: Image, size: tuple[int, int]) -> Image:
+    """An image as every metric sees it: filling `size` (width, height) by bicubic, what stands over cut off."""
     from PIL import Image as Pictures
     from PIL import ImageOps
 
-    with Pictures.open(path) as image:
-        rgb = image.convert("RGB")
     return rgb if rgb.size == size else ImageOps.fit(rgb, size, Pictures.Resampling.BICUBIC)
+
+
+def open_rgb(path: Path) -> Image:
+    """One of our own image files."""
+    from PIL import Image as Pictures
+
+    with Pictures.open(path) as image:
+        return image.convert("RGB")

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brushset.errors import InputError
 from brushset.files import sha256_json
-from brushset.partners import Partner, find_partners, partner_digests
+from brushset.partners import Partner, find_partners, partner_digest
 from brushset.paths import RunPaths
 from brushset.pipeline import StageContext, load_result
 from brushset.records import Cell, Prepared, PreparedImage
 from brushset.spec import StyleSpec
-from eval.cells import grid_places, plain_prompt
+from eval.cells import Place, plain_prompt
+from eval.frames import Frames
 from eval.layout import LEAST_HELD_OUT, Layout
 
 if TYPE_CHECKING:
     from eval.look import Pictures
 
 
-def find_pictures(
-    context: StageContext, layout: Layout, cells: Sequence[Cell], partners: Sequence[Partner]
-) -> Pictures:
+@dataclass(frozen=True)
+class Gridded:
+    """The grid as far as it was drawn. `frames` still has what was made last."""
+
+    cells: Sequence[Cell]
+    places: Sequence[Place]
+    frames: Frames
+
+
+def find_pictures(context: StageContext, layout: Layout, grid: Gridded, partners: Sequence[Partner]) -> Pictures:
     """The files, all to be fitted to the size that the generator makes.
 
     Raises:
@@ -33,16 +42,16 @@ def find_pictures(
     prepared, settings = context.get(Prepared), context.spec.evaluate
     if not prepared.images:
         raise InputError(f"{context.run.images}: no prepared image to hold the adapter's images against")
-    places = grid_places(settings)
     return Pictures(
         layout=layout,
         size=(settings.width, settings.height),
-        cells={cell.name: [context.workdir / path for path in cell.images] for cell in cells},
-        trained=_files(context.run, prepared.images, settings.references),
-        held_out=_files(context.run, prepared.heldout, settings.references),
+        cells={cell.name: [context.workdir / path for path in cell.images] for cell in grid.cells},
+        trained=image_files(context.run, prepared.images, settings.references),
+        held_out=image_files(context.run, prepared.heldout, settings.references),
         others={partner.style: partner_references(partner, settings.references) for partner in partners},
-        prompts=[place.prompt_index for place in places],
-        texts=[plain_prompt(place.prompt, context.spec) for place in places],
+        prompts=[place.prompt_index for place in grid.places],
+        texts=[plain_prompt(place.prompt, context.spec) for place in grid.places],
+        frames=grid.frames,
     )
 
 
@@ -52,13 +61,12 @@ def partner_references(partner: Partner, most: int) -> list[Path]:
     if prepared is None:
         return []
     chosen = prepared.heldout if len(prepared.heldout) >= LEAST_HELD_OUT else prepared.images
-    return [file for file in _files(partner.run, chosen, most) if file.is_file()]
+    return [file for file in image_files(partner.run, chosen, most) if file.is_file()]
 
 
 def outside_digests(spec: StyleSpec, run: RunPaths) -> list[list[str]]:
     """What evaluation takes from outside its run: the adapters it mixes with, and the images of their styles."""
-    partners = {partner.style: partner for partner in find_partners(spec, run).chosen}
-    return [[*digest, _images_digest(partners[digest[0]])] for digest in partner_digests(spec, run)]
+    return [[*partner_digest(partner), _images_digest(partner)] for partner in find_partners(spec, run).chosen]
 
 
 def _images_digest(partner: Partner) -> str:
@@ -66,5 +74,6 @@ def _images_digest(partner: Partner) -> str:
     return sha256_json([image.source_sha256 for image in (*prepared.images, *prepared.heldout)]) if prepared else ""
 
 
-def _files(run: RunPaths, images: Sequence[PreparedImage], most: int) -> list[Path]:
+def image_files(run: RunPaths, images: Sequence[PreparedImage], most: int) -> list[Path]:
+    """The first so many of a run's prepared or held-out images."""
     return [run.images / image.name for image in images[:most]]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from brushset.generator import ImageJob, Sampling, create_comparison_grid
 from brushset.records import Cell
-from brushset.spec import EvaluateSection
+from brushset.spec import SHOWN_PROMPTS, EvaluateSection
 from eval.aside import Aside
-from eval.cells import Place, PlannedCell, grid_places
+from eval.cells import Place, PlannedCell
+from eval.frames import Frames
 from eval.mixing.shares import method_options
+from eval.preprocess import open_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,28 +29,38 @@ class Generator(Protocol):
         ...
 
 
+Wanted = tuple[PlannedCell, Place]
+"""An image: what is drawn, and at which place."""
+
+
 def sample_grid(
     generator: Generator,
-    cells: Sequence[PlannedCell],
+    slices: Iterable[Sequence[Wanted]],
     settings: EvaluateSection,
     folder: Path,
     *,
+    frames: Frames,
     clip_skip: int = 1,
-) -> tuple[Cell, ...]:
-    """Writes images/<cell>/<prompt number>_<seed>.png below `folder`, to which the paths of the result are relative.
+) -> None:
+    """Writes images/<cell>/<prompt number>_<seed>.png below `folder`; what looks at them gets them from `frames`.
 
-    All cells are sampled in one go, batch by batch across them. `clip_skip` is the training's: an adapter is looked at
-    through the text layer that it was trained on.
+    All images of a slice are sampled in one go, batch by batch across its cells; the next slice is asked for when they are
+    made. `clip_skip` is the training's: an adapter is looked at through the text layer that it was trained on.
     """
-    places = grid_places(settings)
-    wanted = [(cell, place) for cell in cells for place in places]
-    for cell in cells:
-        (folder / "images" / cell.folder).mkdir(parents=True)
-    jobs = [_job(cell, place, settings.steps) for cell, place in wanted]
+    sampling = sampling_for(settings, clip_skip)
     with Aside() as aside:
-        for index, image in generator.generate_jobs(jobs, sampling_for(settings, clip_skip)):
-            cell, place = wanted[index]
-            aside.save(image, folder / _file(cell, place))
+        for wanted in slices:
+            for cell in {cell.folder for cell, _ in wanted}:
+                (folder / "images" / cell).mkdir(parents=True, exist_ok=True)
+            jobs = [_job(cell, place, settings.steps) for cell, place in wanted]
+            for index, image in generator.generate_jobs(jobs, sampling):
+                path = folder / _file(*wanted[index])
+                frames.put(path, image)
+                aside.save(image, path)
+
+
+def sampled_cells(planned: Sequence[PlannedCell], places: Sequence[Place]) -> tuple[Cell, ...]:
+    """The cells as they were sampled at these places, with paths below the stage's folder."""
     return tuple(
         Cell(
             name=cell.name,
@@ -57,7 +69,7 @@ def sample_grid(
             role=cell.role,
             method=cell.method,
         )
-        for cell in cells
+        for cell in planned
     )
 
 
@@ -78,11 +90,12 @@ def _file(cell: PlannedCell, place: Place) -> str:
     return f"images/{cell.folder}/{place.file}"
 
 
-def draw_grid(cells: Sequence[Cell], settings: EvaluateSection, folder: Path) -> Image:
-    """A column a cell, a row a place of the prompts that are shown, both labelled; images at most 256 pixels wide. Paths are
+def draw_grid(cells: Sequence[Cell], places: Sequence[Place], folder: Path) -> Image:
+    """A column a cell, a row a place of the first few prompts, both labelled; images at most 256 pixels wide. Paths are
     below `folder`.
     """
-    shown = [(at, place) for at, place in enumerate(grid_places(settings)) if place.prompt_index < len(settings.shown)]
+    prompts = list(dict.fromkeys(place.prompt_index for place in places))[:SHOWN_PROMPTS]
+    shown = [(at, place) for at, place in enumerate(places) if place.prompt_index in prompts]
     rows = [f"{place.prompt} (seed {place.seed})" for _, place in shown]
     columns = {cell.name: [tile(folder / cell.images[at]) for at, _ in shown] for cell in cells}
     return create_comparison_grid(columns, row_labels=rows)
@@ -90,9 +103,6 @@ def draw_grid(cells: Sequence[Cell], settings: EvaluateSection, folder: Path) ->
 
 def tile(path: Path) -> Image:
     """A picture of a sheet: at most 256 pixels wide and high."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        small = image.convert("RGB")
+    small = open_rgb(path)
     small.thumbnail((TILE_PX, TILE_PX))
     return small

@@ -8,32 +8,32 @@ are never in memory together. A score none of whose models is real is worth noth
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brushset.chosen import ChosenAdapter, chosen_adapter, load_choice
+from brushset.failure import free_memory
 from brushset.files import write_json
 from brushset.generator import MultiLoRAGenerator
+from brushset.images import is_flat
 from brushset.partners import Partner, find_partners
 from brushset.pipeline import Stage, StageContext
 from brushset.prepare.holdout import verify_holdout
 from brushset.records import Cell, EvalReport, MixChoice, Prepared, Trained
 from brushset.spec import EvaluateSection
 from eval.base_model import require_base
-from eval.cells import PlannedCell, grid_places, plan_cells, style_words, unique_seeds
+from eval.cells import plan_cells, style_words, unique_seeds
+from eval.frames import Frames
 from eval.grid_budget import GridBudget
-from eval.kept_images import is_flat, keeping_base
+from eval.kept_images import keeping_base
 from eval.layout import LEAST_HELD_OUT, Layout
 from eval.loss_gap import loss_gap_score
 from eval.mixing.predict import Files, predict_pairs
 from eval.references import outside_digests
-from eval.room import free_memory
-from eval.sample import Generator, draw_grid, sample_grid
+from eval.sample import Generator, Wanted, draw_grid, sample_grid
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from eval.look import Extractor
     from eval.metric import ExtractorName
     from eval.rounds import Looking, Sampled
@@ -56,18 +56,18 @@ def evaluate(context: StageContext) -> EvalReport:
     budget = GridBudget.after(load_choice(context.run), context.spec.evaluate.budget_minutes)
     cells = len(plan_cells(context.spec, partners.chosen))
     context = _with_settings(context, budget.fit(context.spec.evaluate, cells, context.emit))
-    spec, folder = context.spec, context.workdir
-    looking = Looking(context, partners.chosen, extractors, budget)
-    made = looking.sample_in_rounds(lambda cells: _sample(context, cells, partners.chosen))
+    folder, frames = context.workdir, Frames()
+    looking = Looking(context, partners.chosen, extractors, budget, frames)
+    made = looking.sample_in_rounds(lambda slices: _sample(looking, slices))
     report = _measure(looking, made)
     shown = {plan.name for plan in made.planned if plan.shown} | {choice.chosen.cell for choice in report.mix_choices}
     first = tuple(cell for cell in made.cells if cell.name in shown)
-    draw_grid(first, spec.evaluate, folder).save(folder / "grid.png", optimize=True)
+    draw_grid(first, made.places, folder).save(folder / "grid.png", optimize=True)
     report = report.model_copy(
         update={
             "cells": tuple(_in_run(cell) for cell in first),
             "more_cells": tuple(_in_run(cell) for cell in made.cells if cell.name not in shown),
-            "notes": (*report.notes, *budget.notes, *partners.left_out, *_flat_note(made.cells, folder)),
+            "notes": (*report.notes, *budget.notes, *partners.left_out, *_flat_note(made.cells, folder, frames)),
         }
     )
     _write_scores(context, report)
@@ -105,13 +105,13 @@ def _measure(looking: Looking, made: Sampled) -> EvalReport:
     worth = {} if not trained.base_random else {"meaningful": False}
     scores = [score.model_copy(update=worth) for score in scores]
     measured = [score for score in scores if score.value is not None]
-    values = place_values(pictures, grid_places(spec.evaluate), seen, extractors, scores)
+    values = place_values(pictures, made.places, seen, extractors, scores)
     write_json(context.workdir / context.run.place_values.name, values.model_dump(mode="json"))
     return EvalReport(
         cells=(),
         scores=tuple(scores),
         grid="eval/grid.png",
-        prompts=spec.evaluate.prompts,
+        prompts=tuple(dict.fromkeys(place.prompt for place in made.places)),
         seeds=unique_seeds(spec.evaluate),
         meaningful=not worth and bool(measured) and all(score.meaningful for score in measured),
         notes=tuple(_notes(context, layout, extractors)),
@@ -138,16 +138,18 @@ def _mix_choices(looking: Looking, made: Sampled) -> tuple[MixChoice, ...]:
     return tuple(choice.model_copy(update={"predicted": predicted.get(choice.styles)}) for choice in choices)
 
 
-def flat_images(cells: Sequence[Cell], folder: Path) -> list[str]:
+def flat_images(cells: Sequence[Cell], folder: Path, frames: Frames) -> list[str]:
     """Images of one single colour: what a NaN in half precision, or a safety filter, leaves."""
-    return [path for cell in cells for path in cell.images if is_flat(_open(folder / path))]
+    return [path for cell in cells for path in cell.images if is_flat(frames.open(folder / path))]
 
 
-def _sample(context: StageContext, planned: Sequence[PlannedCell], partners: Sequence[Partner]) -> tuple[Cell, ...]:
-    generator = _load_generator(context, partners)
+def _sample(looking: Looking, slices: Iterable[Sequence[Wanted]]) -> None:
+    context, spec = looking.context, looking.context.spec
+    generator = _load_generator(context, looking.partners)
     try:
-        spec = context.spec
-        return sample_grid(generator, planned, spec.evaluate, context.workdir, clip_skip=spec.train.clip_skip)
+        sample_grid(
+            generator, slices, spec.evaluate, context.workdir, frames=looking.frames, clip_skip=spec.train.clip_skip
+        )
     finally:
         del generator
         free_memory()
@@ -165,13 +167,6 @@ def _load_generator(context: StageContext, partners: Sequence[Partner]) -> Gener
 def _own(context: StageContext) -> ChosenAdapter:
     """This style's adapter."""
     return chosen_adapter(context.run, context.get(Trained))
-
-
-def _open(path: Path) -> Image:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return image.convert("RGB")
 
 
 def _in_run(cell: Cell) -> Cell:
@@ -203,8 +198,8 @@ def _references_note(prepared: Prepared) -> str:
     )
 
 
-def _flat_note(cells: Sequence[Cell], folder: Path) -> list[str]:
-    flat = flat_images(cells, folder)
+def _flat_note(cells: Sequence[Cell], folder: Path, frames: Frames) -> list[str]:
+    flat = flat_images(cells, folder, frames)
     if not flat:
         return []
     return [f"{len(flat)} images are of one single colour, the first is {flat[0]}: see docs/troubleshooting.md."]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eval.intervals import bootstrap_share, jackknife
-from eval.metric import Measurement, NotMeasured
+from eval.metric import Interval, Measurement, NotMeasured
 from eval.seen import Seen
 
 LEAST_AUC = 0.9
@@ -29,11 +29,12 @@ _FOLDS = 5
 
 @dataclass(frozen=True)
 class Confusion:
-    """Shares [rows, columns] of each cell's images that were taken for each class; rows add up to 1."""
+    """Shares [rows, columns] of each cell's images that were taken for each class, with their intervals; rows add up to 1."""
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     shares: np.ndarray
+    intervals: tuple[tuple[Interval, ...], ...]
 
 
 def measure_auc(seen: Seen, _: str) -> Measurement:
@@ -69,8 +70,13 @@ def confusion(seen: Seen) -> Confusion:
     partners = [list(cells.values())[-1] for style, cells in layout.alone.items() if style != layout.style]
     rows = [layout.base, *filter(None, (layout.words,)), layout.main, *partners]
     taken, classes = classify(seen, rows)
-    shares = np.array([[(taken[row] == index).mean() for index in range(len(classes))] for row in rows])
-    return Confusion(tuple(rows), tuple(classes), shares)
+    hits = [[taken[row] == index for index in range(len(classes))] for row in rows]
+    return Confusion(
+        rows=tuple(rows),
+        columns=tuple(classes),
+        shares=np.array([[each.mean() for each in row] for row in hits]),
+        intervals=tuple(tuple(bootstrap_share(each, seen.prompts) for each in row) for row in hits),
+    )
 
 
 def classify(seen: Seen, cells: list[str]) -> tuple[dict[str, np.ndarray], list[str]]:

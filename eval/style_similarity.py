@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from eval.intervals import bootstrap_prompts, jackknife
+from eval.intervals import bootstrap_prompts, jackknife, ratio
 from eval.layout import FLOOR
 from eval.metric import Measurement, NotMeasured
 from eval.seen import Seen
@@ -86,13 +86,12 @@ def _retention(seen: Seen, cell: str, baseline: str | None) -> Measurement:
     level = reference_level(seen.references())
     columns = np.stack([similarities(seen, cell), similarities(seen, baseline)], axis=1)
 
-    def ratio(means: np.ndarray) -> np.ndarray:
-        room = level - means[..., 1]
-        return np.where(room > 0, (means[..., 0] - means[..., 1]) / np.where(room > 0, room, 1), np.nan)
+    def kept(means: np.ndarray) -> np.ndarray:
+        return ratio(means[..., 0] - means[..., 1], level - means[..., 1])
 
-    value = float(ratio(columns.mean(axis=0)))
+    value = float(kept(columns.mean(axis=0)))
     if np.isnan(value):
         raise NotMeasured(f"{baseline} is as alike to the references as they are to each other ({level:.3f})")
-    interval = bootstrap_prompts(columns, seen.prompts, ratio)
+    interval = bootstrap_prompts(columns, seen.prompts, kept)
     note = f"{seen.references_note}, alike by {level:.3f}; 0 is {baseline}, by {columns[:, 1].mean():.3f}"
     return Measurement(value, len(columns), interval, note)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from eval.intervals import Statistic, bootstrap_prompts
+from eval.intervals import Statistic, bootstrap_prompts, ratio
 from eval.metric import Measurement, NotMeasured
 from eval.seen import Seen
 from eval.style_similarity import reference_level, similarities
@@ -46,7 +46,7 @@ def measure_strength(seen: Seen, _: str) -> Measurement:
     columns = _columns(seen, layout.main, layout.no_trigger, layout.base)
 
     def strength(means: np.ndarray) -> np.ndarray:
-        return _ratio(means[..., 0] - means[..., 1], level - means[..., 2])
+        return ratio(means[..., 0] - means[..., 1], level - means[..., 2])
 
     return _measured(seen, columns, strength, "the base is as alike to the references as they are to each other")
 
@@ -55,17 +55,13 @@ def _share(seen: Seen, cell: str | None) -> Measurement:
     columns = _columns(seen, cell, seen.layout.main, seen.layout.base)
 
     def share(means: np.ndarray) -> np.ndarray:
-        return _ratio(means[..., 0] - means[..., 2], means[..., 1] - means[..., 2])
+        return ratio(means[..., 0] - means[..., 2], means[..., 1] - means[..., 2])
 
     return _measured(seen, columns, share, "with the trigger the adapter is no nearer to the style than the base")
 
 
 def _columns(seen: Seen, *cells: str | None) -> np.ndarray:
     return np.stack([similarities(seen, cell) for cell in cells], axis=1)
-
-
-def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    return np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1), np.nan)
 
 
 def _measured(seen: Seen, columns: np.ndarray, statistic: Statistic, otherwise: str) -> Measurement:

@@ -251,6 +251,29 @@ def test_a_budget_cuts_the_plan_and_says_what(tmp_path: Path, monkeypatch: pytes
     assert choice.candidates == ()
 
 
+def test_within_a_round_prompts_are_left_out_evenly_where_images_come_slower_than_the_first_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A second an image at first, ten in the middle of the first round."""
+    made = world.Painter.asked
+
+    def now() -> float:
+        return len(made) + 9.0 * max(0, len(made) - 60)
+
+    monkeypatch.setattr("time.monotonic", now)
+    monkeypatch.setattr("eval.choose.stage.Budget", lambda minutes: Budget(minutes, _started=now()))
+    choice, _, told = run_choose(tmp_path, {"budget_minutes": 6.0})
+    first, report = (note for note in choice.notes if "were not drawn" in note)
+    assert first.startswith("to keep to the budget of 6 minutes: 2 of 6 prompts of round 1 were not drawn, at ")
+    assert "4 of 8 prompts of the report were not drawn" in report
+    assert {f"note: {note}" for note in (first, report)} <= set(told)
+    assert choice.decided_by == "retention"
+    assert {each.images for each in choice.candidates} == {len(choice.chosen_on)} == {4}
+    assert choice.reported is not None
+    assert choice.reported.images == len(choice.reported_on) * len(choice.seeds)
+    assert all(len(each.samples) == 4 for each in choice.candidates)
+
+
 def test_a_run_without_choice_uses_what_training_ended_with(tmp_path: Path):
     run, trained, _ = world.make_run(tmp_path)
     found = chosen_adapter(run, trained)

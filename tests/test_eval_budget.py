@@ -9,7 +9,8 @@ import pytest
 from brushset.log import silent
 from brushset.records import Choice
 from brushset.spec import EvaluateSection
-from eval.grid_budget import LEAST_PROMPTS, GridBudget
+from eval.grid_budget import GridBudget
+from eval.pace import LEAST_PROMPTS
 
 
 def after(images: int, seconds: float, granted: float | None) -> GridBudget:
@@ -34,7 +35,8 @@ def test_without_a_budget_nothing_is_left_out_and_the_cost_is_said(settings: Eva
     budget, heard = after(100, 50.0, None), Heard()
     assert budget.fit(settings, 10, heard) is settings
     assert heard == ["10 cells of 64 images: 640 images, about 5.3 minutes"]
-    assert budget.has_time_for(10**9, heard)
+    assert list(budget.prompts_within(settings, 10, heard)) == [list(range(32))]
+    assert list(budget.cells_within(["a", "b"], 10**9, heard)) == [["a", "b"]]
 
 
 def test_prompts_are_left_out_evenly_to_keep_to_what_choosing_left(settings: EvaluateSection) -> None:
@@ -55,8 +57,25 @@ def test_enough_time_leaves_all(settings: EvaluateSection) -> None:
 def test_with_no_time_left_the_fewest_prompts_stay_and_no_round_follows(settings: EvaluateSection) -> None:
     budget = after(100, 60.0, 0.5)
     assert len(budget.fit(settings, 10, silent).prompts) == LEAST_PROMPTS
-    assert not budget.has_time_for(1, silent)
-    assert budget.notes[-1].endswith("were not tried")
+    assert list(budget.cells_within(["a", "b"], 1000, silent)) == []
+    assert "2 of 2 other methods and triples of mixes were not tried" in budget.notes[-1]
+
+
+def test_within_the_first_round_prompts_are_left_out_where_images_come_slower_than_choosing_had_them(
+    settings: EvaluateSection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget, heard = after(100, 60.0, 8.0), Heard()  # seven minutes are left: 32 prompts × 20 images at 0.6 s are 6.4
+    now = budget._started
+    monkeypatch.setattr("eval.pace.time.monotonic", lambda: now)
+    assert budget.fit(settings, 10, heard) is settings
+    drawn: list[int] = []
+    for some in budget.prompts_within(settings, 10, heard):
+        now += 20 * len(some) * 1.0  # a second each, and looking
+        drawn += some
+    assert LEAST_PROMPTS < len(drawn) < 20
+    assert now - budget._started <= 7 * 60
+    assert heard[-1] == budget.notes[-1]
+    assert heard[-1].endswith(f"{32 - len(drawn)} of 32 prompts were not drawn, at 1.3 s an image")
 
 
 def test_fewer_prompts_than_the_fewest_stay_as_they_are() -> None:

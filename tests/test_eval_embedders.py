@@ -20,12 +20,13 @@ from brushset.errors import EnvironmentProblem, UsageError, VerificationFailed
 from brushset.spec import EvaluateSection, StyleSpec
 from eval import made_up, networks
 from eval.csd import build_csd, read_csd_state
-from eval.embedder import Embedder, Identity, Towers, image_key
+from eval.embedder import Embedder, Identity, Towers
+from eval.frames import Frame, image_key
 from eval.kept import KeptVectors
 from eval.look import Missing, load_extractors
 from eval.lpips import load_lpips
 from eval.metric import NotMeasured
-from eval.preprocess import CLIP_MEAN, CLIP_STD, Preprocess, open_fitted
+from eval.preprocess import CLIP_MEAN, CLIP_STD, Preprocess, fitted, open_rgb
 
 MAKERS = (made_up.make_clip, made_up.make_csd, made_up.make_dinov2, made_up.make_inception)
 
@@ -121,8 +122,8 @@ def test_preprocessing_is_that_of_transformers_slow_processor(size: tuple[int, i
 def test_generated_images_and_references_are_fitted_by_one_code(tmp_path: Path):
     noise_images(1, 0, (90, 60))[0].save(tmp_path / "wide.png")
     noise_images(1, 0, (32, 32))[0].save(tmp_path / "fits.png")
-    assert open_fitted(tmp_path / "wide.png", (32, 32)).size == (32, 32)
-    kept = open_fitted(tmp_path / "fits.png", (32, 32))
+    assert fitted(open_rgb(tmp_path / "wide.png"), (32, 32)).size == (32, 32)
+    kept = fitted(open_rgb(tmp_path / "fits.png"), (32, 32))
     assert kept.tobytes() == noise_images(1, 0, (32, 32))[0].tobytes()
 
 
@@ -261,7 +262,7 @@ def test_lpips_is_torchmetrics_on_the_alexnet_that_was_given(tmp_path: Path, mon
     torch.save(state, tmp_path / "alexnet.pth")
     found = load_lpips(str(tmp_path / "alexnet.pth"), "cpu")
     images = noise_images(5, 2, (64, 64))
-    column = found.within_prompts(images, [0, 0, 0, 1, 2])
+    column = found.within_prompts([*map(Frame.of, images)], [0, 0, 0, 1, 2])
     assert np.isnan(column[3:]).all()
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: state)
     metric = LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
@@ -279,8 +280,8 @@ def test_lpips_is_torchmetrics_on_the_alexnet_that_was_given(tmp_path: Path, mon
 def test_made_up_lpips_says_nothing_and_counts_pairs():
     found = made_up.make_lpips("cpu")
     assert not found.identity.meaningful
-    images = noise_images(2, 5)
-    column = found.within_prompts([images[0], images[1], images[0]], [0, 0, 0])
+    first, second = map(Frame.of, noise_images(2, 5))
+    column = found.within_prompts([first, second, first], [0, 0, 0])
     assert column[0, 0] == pytest.approx(column[2, 0])
     assert column[1, 0] == pytest.approx(2 * column[0, 0], rel=1e-5)
 

@@ -25,14 +25,24 @@ from PIL import Image
 from brushset.errors import VerificationFailed
 from brushset.generator import Mix, Sampling
 from brushset.partners import find_partners, partner_digests
-from eval.cells import plain_prompt, plan_cells, style_words
+from brushset.records import Cell
+from eval.cells import PlannedCell, grid_places, plain_prompt, plan_cells, style_words
 from eval.embedder import Embedder, Identity, Towers
+from eval.frames import Frames
 from eval.layout import FLOOR, RUN, layout_of
 from eval.look import Missing
 from eval.references import outside_digests
-from eval.sample import draw_grid, sample_grid
+from eval.sample import Generator, draw_grid, sample_grid, sampled_cells
 from eval.stage import flat_images
 from eval.table import METRICS
+
+
+def sample(generator: Generator, planned: Sequence[PlannedCell], folder: Path) -> tuple[Cell, ...]:
+    """All cells at all places."""
+    places = grid_places(SETTINGS)
+    wanted = [(cell, place) for cell in planned for place in places]
+    sample_grid(generator, [wanted], SETTINGS, folder, frames=Frames())
+    return sampled_cells(planned, places)
 
 
 def test_triggers_stand_first_in_the_cells_whose_adapters_they_call_and_in_no_other(tmp_path: Path):
@@ -82,7 +92,7 @@ def test_every_part_of_the_layout_is_read_off_the_cells_roles(tmp_path: Path):
     run = add_run(tmp_path, "cartoon", "1", trained("own", "base"))
     add_run(tmp_path, "anime", "1", trained("other", "base"))
     planned = plan_cells(make_spec(), find_partners(make_spec(), run).chosen)
-    cells = sample_grid(FakeGenerator(), planned, SETTINGS, tmp_path)
+    cells = sample(FakeGenerator(), planned, tmp_path)
     found = layout_of(cells, "cartoon", 0.8)
     assert (found.base, found.words, found.main) == ("base", "base + style words", "cartoon 0.8")
     assert list(found.alone["cartoon"]) == [0.4, 0.5, 0.8, 1.0]
@@ -94,7 +104,7 @@ def test_every_part_of_the_layout_is_read_off_the_cells_roles(tmp_path: Path):
 
 def test_every_cell_has_the_same_prompts_and_seeds_with_the_specs_settings(tmp_path: Path):
     generator = FakeGenerator()
-    cells = sample_grid(generator, plan_cells(make_spec(), ()), SETTINGS, tmp_path)
+    cells = sample(generator, plan_cells(make_spec(), ()), tmp_path)
     assert [cell.mix for cell in cells[:3]] == [{}, {}, {"cartoon": 0.8}]
     assert [path.rpartition("/")[2] for path in cells[2].images] == [
         "0_1.png", "0_2.png", "0_9.png", "1_1.png", "1_2.png", "1_9.png",
@@ -110,8 +120,8 @@ def test_every_cell_has_the_same_prompts_and_seeds_with_the_specs_settings(tmp_p
 
 
 def test_the_drawn_grid_has_a_column_a_cell_and_a_row_a_place(tmp_path: Path):
-    cells = sample_grid(FakeGenerator(), plan_cells(make_spec(), ()), SETTINGS, tmp_path)
-    sheet = draw_grid(cells, SETTINGS, tmp_path)
+    cells = sample(FakeGenerator(), plan_cells(make_spec(), ()), tmp_path)
+    sheet = draw_grid(cells, grid_places(SETTINGS), tmp_path)
     assert sheet.width > 2 * 64
     assert sheet.height > 6 * 64
 
@@ -348,6 +358,6 @@ def test_a_held_out_image_that_was_trained_on_ends_the_evaluation_before_it_begi
 
 
 def test_images_of_one_colour_are_found(tmp_path: Path):
-    cells = sample_grid(FakeGenerator(), plan_cells(make_spec(), ()), SETTINGS, tmp_path)
+    cells = sample(FakeGenerator(), plan_cells(make_spec(), ()), tmp_path)
     Image.new("RGB", (64, 64), "black").save(tmp_path / cells[1].images[2])
-    assert flat_images(cells, tmp_path) == [cells[1].images[2]]
+    assert flat_images(cells, tmp_path, Frames()) == [cells[1].images[2]]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from eval.embedder import Embedder
+from eval.frames import Frame
 from eval.lpips import PairDistances
 from eval.style_classes import LEAST_AUC, pair_auc
 from small_world.draw import draw_scene
@@ -85,7 +86,7 @@ def test_captions_are_read_as_they_are_written(drawn: dict[str, list[Picture]]) 
 def test_pairs_of_one_picture_are_nearer_than_pairs_of_two(drawn: dict[str, list[Picture]]) -> None:
     lpips = small_extractors()["lpips"]
     assert isinstance(lpips, PairDistances)
-    images = [each.image for each in drawn["plain"][:4]]
+    images = [Frame.of(each.image) for each in drawn["plain"][:4]]
     same, other = [images[0], images[0]], images[:2]
     assert lpips.within_prompts(same, [0, 0]).max() == 0
     assert lpips.within_prompts(other, [0, 0]).min() > 0.1

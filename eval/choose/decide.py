@@ -5,12 +5,13 @@ the checkpoint that training ended with.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from brushset.chosen import last_epoch
 from brushset.pipeline import StageContext
 from brushset.records import Candidate, Choice, Trained
+from eval.cells import BASE_CELL
 from eval.choose.candidates import Lineup, Way, lowest_loss
 from eval.choose.keep import draw_sheet, keep_samples
 from eval.choose.plan import Plan
@@ -27,7 +28,8 @@ DecidedBy = Literal["retention", "held-out loss", "default"]
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """What the search found. `why_not` says why style does not decide; empty where it does. `beaten`: whether the chosen
-    one keeps more than the base with style words, beyond noise. `encoder` names what style was measured by.
+    one keeps more than the base with style words, beyond noise. `encoder` names what style was measured by,
+    `measured_by` what each number was.
     """
 
     plan: Plan
@@ -38,6 +40,7 @@ class Outcome:
     beaten: bool = False
     why_not: str = ""
     encoder: str = ""
+    measured_by: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -57,8 +60,9 @@ def make_choice(context: StageContext, lineup: Lineup, outcome: Outcome, studio:
         reason=reason,
         meaningful=False,
         encoder=outcome.encoder,
+        measured_by=dict(outcome.measured_by),
         bounds=dataclasses.asdict(Bounds.of(context.spec.evaluate)),
-        chosen_on=tuple(prompts[number] for number in plan.chosen_on) if measured else (),
+        chosen_on=tuple(prompts[number] for number in outcome.search.chosen_on) if outcome.search and measured else (),
         reported_on=tuple(prompts[number] for number in plan.reported_on) if outcome.reported else (),
         seeds=plan.seeds,
         losses=lineup.losses,
@@ -92,7 +96,7 @@ def _shown(context: StageContext, outcome: Outcome, studio: Studio) -> dict[str,
     found = search.candidates()
     shown: dict[str, Any] = {
         "candidates": tuple(_with_samples(each, way(each), studio, places) for each in found),
-        "base_samples": keep_samples(studio, studio.base, places, "base"),
+        "base_samples": keep_samples(studio, BASE_CELL, places, "base"),
         "shown_prompts": tuple(prompts[number] for number in plan.shown),
     }
     if found:

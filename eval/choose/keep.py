@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brushset.generator import create_comparison_grid
-from eval.cells import Place, PlannedCell
+from eval.cells import BASE_CELL, Place, PlannedCell
 from eval.choose.candidates import Way
 from eval.choose.studio import Studio
+from eval.preprocess import open_rgb
 from eval.sample import tile
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def keep_samples(studio: Studio, cell: PlannedCell, places: Sequence[Place], nam
     folder.mkdir(parents=True, exist_ok=True)
     kept = []
     for file in files:
-        small = _open(file)
+        small = open_rgb(file)
         small.thumbnail((_SAMPLE_PX, _SAMPLE_PX))
         small.save(folder / f"{file.stem}.jpg", quality=_QUALITY, subsampling=0)
         kept.append(f"choice/images/{name}/{file.stem}.jpg")
@@ -43,7 +43,7 @@ def draw_sheet(studio: Studio, ways: Sequence[Way], place: Place) -> Image:
     from PIL import Image as Pictures
 
     epochs, weights = sorted({way.epoch for way in ways}), sorted({way.weight for way in ways})
-    base = tile(studio.file(studio.base, place))
+    base = tile(studio.file(BASE_CELL, place))
 
     def shown(way: Way) -> Image:
         file = studio.file(studio.cell(way), place)
@@ -54,10 +54,3 @@ def draw_sheet(studio: Studio, ways: Sequence[Way], place: Place) -> Image:
     return create_comparison_grid(
         columns, row_labels=[f"epoch {epoch}" for epoch in epochs], title=f"{place.prompt} (seed {place.seed})"
     )
-
-
-def _open(path: Path) -> Image:
-    from PIL import Image as Pictures
-
-    with Pictures.open(path) as image:
-        return image.convert("RGB")

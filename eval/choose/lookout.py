@@ -1,4 +1,4 @@
-"""From a round's images on disk to what every extractor sees of them; vectors of images seen before are not made again."""
+"""From a round's images to what every extractor sees of them; vectors of images seen before are not made again."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 
 from brushset.pipeline import StageContext
 from brushset.records import Prepared
-from eval.cells import Place, PlannedCell, plain_prompt
+from eval.cells import BASE_CELL, Place, PlannedCell, plain_prompt
 from eval.choose.candidates import Way
 from eval.choose.measure import LOOKED_THROUGH, Looked, Ruler, find_ruler
 from eval.choose.studio import Studio, places_of
 from eval.layout import Layout
 from eval.look import Extractor, Missing, Pictures, look_at
 from eval.metric import ExtractorName
+from eval.references import image_files
 from eval.room import has_room_for_both, release
 from eval.table import STYLE_ENCODERS
 
@@ -49,7 +50,7 @@ class Lookout:
     def find_ruler(self, prompts: Sequence[int], seeds: Sequence[int]) -> None:
         """Which encoder measures style, by the references and images of the base, which have to be there."""
         places = places_of(prompts, seeds, self.context.spec.evaluate.prompts)
-        found = find_ruler(self._see([self.studio.base], places).seen, self.extractors)
+        found = find_ruler(self._see([BASE_CELL], places).seen, self.extractors)
         if isinstance(found, str):
             self.why_not = found
         else:
@@ -59,7 +60,7 @@ class Lookout:
     def look(self, ways: Sequence[Way], prompts: Sequence[int], seeds: Sequence[int], *, words: bool = False) -> Looked:
         """What is seen of these ways, of the base, and of the base with style words; all images have to be there."""
         places = places_of(prompts, seeds, self.context.spec.evaluate.prompts)
-        baselines = [self.studio.base, *([self.studio.words] if words else [])]
+        baselines = [BASE_CELL, *([self.studio.words] if words else [])]
         return self._see([*baselines, *map(self.studio.cell, ways)], places)
 
     def _see(self, cells: Sequence[PlannedCell], places: Sequence[Place]) -> Looked:
@@ -70,11 +71,12 @@ class Lookout:
             layout=layout,
             size=(spec.evaluate.width, spec.evaluate.height),
             cells={cell.name: [self.studio.file(cell, place) for place in places] for cell in cells},
-            trained=[run.images / image.name for image in prepared.images[:most]],
-            held_out=[run.images / image.name for image in prepared.heldout[:most]],
+            trained=image_files(run, prepared.images, most),
+            held_out=image_files(run, prepared.heldout, most),
             others={},
             prompts=[place.prompt_index for place in places],
             texts=[plain_prompt(place.prompt, spec) for place in places],
+            frames=self.studio.frames,
         )
         apart = not has_room_for_both()
         if apart:

@@ -22,7 +22,7 @@ from brushset.records import Candidate, Estimate
 from eval.choose.candidates import Way
 from eval.clip_score import measure_clip_difference
 from eval.diversity import measure_lpips_ratio, measure_vendi_ratio
-from eval.intervals import bootstrap_prompts
+from eval.intervals import bootstrap_prompts, ratio
 from eval.layout import Layout
 from eval.look import Extractor
 from eval.memorisation import gap_rows
@@ -73,6 +73,13 @@ class Looked:
             "diversity": self._estimate(*(vendi if self.one_seed else lpips), cell),
             "memorisation": self._estimate("memorisation", measure_gap_beyond_base, cell),
         }
+
+    def measured_by(self) -> dict[str, str]:
+        """Which extractor each estimate is of; those that are not there are left out."""
+        diversity = "vendi" if self.one_seed else "lpips"
+        names = {"fidelity": _NAMED["fidelity"], "diversity": _NAMED[diversity], "memorisation": _NAMED["memorisation"]}
+        found = {what: self.extractors[name].identity.id for what, name in names.items() if name in self.seen}
+        return ({"retention": self.ruler.id} if self.ruler else {}) | found
 
     def beats(self, one: str, other: str) -> bool:
         """Whether a cell keeps more of the style than another, beyond noise."""
@@ -146,8 +153,7 @@ def retention_difference(seen: Seen, one: str, other: str) -> Interval:
     columns = np.stack([similarities(seen, cell) for cell in (one, other, seen.layout.base)], axis=1)
 
     def statistic(means: np.ndarray) -> np.ndarray:
-        room = level - means[..., 2]
-        return np.where(room > 0, (means[..., 0] - means[..., 1]) / np.where(room > 0, room, 1), np.nan)
+        return ratio(means[..., 0] - means[..., 1], level - means[..., 2])
 
     return bootstrap_prompts(columns, seen.prompts, statistic)
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from brushset.protocols import Emit
 from brushset.records import Candidate
 from brushset.spec import EvaluateSection
+from eval.cells import BASE_CELL
 from eval.choose.candidates import Lineup, Way
 from eval.choose.measure import Looked, unmeasured
 from eval.choose.plan import NEIGHBOURS, Plan, Round
 from eval.choose.rule import Bounds, Pick, choose, front, is_broken, is_hopeless, judge, survivors, way
-from eval.choose.studio import Studio, places_of
+from eval.choose.studio import Asked, Studio, draw_within
+from eval.pace import Pace
 
 Look = Callable[[Sequence[Way], Sequence[int], Sequence[int]], Looked]
 """Ways, prompts, seeds → what is seen of them, of the base and, where they were made, of its words."""
@@ -21,7 +23,7 @@ Look = Callable[[Sequence[Way], Sequence[int], Sequence[int]], Looked]
 
 @dataclass
 class Search:
-    """One search. `standings` are the candidates as they were measured last."""
+    """One search. `standings` are the candidates as they were measured last; `history` the rounds as they were drawn."""
 
     plan: Plan
     lineup: Lineup
@@ -29,6 +31,7 @@ class Search:
     look: Look
     settings: EvaluateSection
     emit: Emit
+    pace: Pace
     standings: dict[Way, Candidate] = field(default_factory=dict)
     history: list[tuple[Round, list[Candidate], Looked]] = field(default_factory=list)
 
@@ -37,35 +40,40 @@ class Search:
         """Of the spec."""
         return Bounds.of(self.settings)
 
-    def run(self, affordable: Callable[[], float]) -> None:
-        """All rounds, as far as images are left. `affordable` is how many may still be made, those of the report taken off."""
+    @property
+    def chosen_on(self) -> tuple[int, ...]:
+        """The prompts of the last round."""
+        return self.history[-1][0].prompts
+
+    def run(self) -> None:
+        """All rounds, as far as minutes are left."""
         ways = self.lineup.first(self.plan.checkpoints)
         rounds = self.plan.rounds()
         for number, each in enumerate(rounds, start=1):
-            found, looked = self._measure(ways, each, number)
-            self.history.append((each, found, looked))
+            self._measure(ways, each, number)
             if number < len(rounds):
-                ways = self._next(found, looked, (each, rounds[number]), affordable)
+                ways = self._next(rounds[number])
             if not ways:
                 return
-        more = self._second_string(ways, rounds[-1], affordable) if self.plan.measured else []
+        last = self.history[-1][0]
+        more = self._second_string(ways, last) if self.plan.measured else []
         if more:
             self.emit("note", text="nobody of the last round is within all bounds; those that are likely to be come in")
-            self.history.append((rounds[-1], *self._measure([*ways, *more], rounds[-1], len(rounds) + 1)))
+            self._measure([*ways, *more], last, len(rounds) + 1)
 
     def pick(self) -> Pick | None:
         """The choice of the last round."""
         _, found, looked = self.history[-1]
         return choose(found, self.bounds, self._beats(looked))
 
-    def _second_string(self, ways: Sequence[Way], last: Round, affordable: Callable[[], float]) -> list[Way]:
+    def _second_string(self, ways: Sequence[Way], last: Round) -> list[Way]:
         """Who comes in where nobody of the last round is feasible: of those that dropped out for keeping less of the style,
         the ones that may be.
         """
         if any(each.feasible is not False for each in self.history[-1][1]):
             return []
         rest = [each for key, each in self.standings.items() if key not in ways and not is_hopeless(each, self.bounds)]
-        most = int(min(last.ways, affordable() / last.places))
+        most = int(min(last.ways, self._affordable() / last.places))
         shrink = 0.5  # of few prompts an interval is some twice as wide as of all
         likely = survivors(rest, self.bounds, most, lambda *_: False, shrink=shrink)
         return [way(each) for each in likely]
@@ -82,14 +90,26 @@ class Search:
             each.model_copy(update={"on_front": key in leading}) for key, each in sorted(self.standings.items())
         )
 
-    def _measure(self, ways: Sequence[Way], each: Round, number: int) -> tuple[list[Candidate], Looked]:
-        places = places_of(each.prompts, each.seeds, self.settings.prompts)
-        self.emit("note", text=f"round {number}: {len(ways)} candidates on {each.places} images each")
-        self.studio.make(places, ways, [self.studio.base])
+    def _measure(self, ways: Sequence[Way], planned: Round, number: int) -> None:
+        """Draws a round, as far as it may, and looks at it."""
+        self.emit("note", text=f"round {number}: {len(ways)} candidates on {planned.places} images each")
+        prompts = draw_within(
+            self.studio, self.pace, Asked(f"round {number}", planned.prompts, planned.seeds, ways, (BASE_CELL,)),
+            first=[number for number in planned.prompts if number in self.plan.shown], reserved=self._reserved,
+        )  # fmt: skip
+        each = replace(planned, prompts=prompts)
         looked = self.look(self.studio.whole(ways), each.prompts, each.seeds)
         found = [self._candidate(one, looked, number, each.places) for one in ways]
         self.standings.update({way(one): one for one in found})
-        return found, looked
+        self.history.append((each, found, looked))
+
+    @property
+    def _reserved(self) -> int:
+        """Images that the report takes: of the chosen one, the base, and the base with words."""
+        return 3 * len(self.plan.reported_on) * len(self.plan.seeds) if self.plan.measured else 0
+
+    def _affordable(self) -> float:
+        return self.pace.affordable(self._reserved)
 
     def _candidate(self, one: Way, looked: Looked, number: int, images: int) -> Candidate:
         path = self.lineup.files[one.epoch].path
@@ -101,12 +121,10 @@ class Search:
         )  # fmt: skip
         return judge(found, self.bounds)
 
-    def _next(
-        self, found: Sequence[Candidate], looked: Looked, pair: tuple[Round, Round], affordable: Callable[[], float]
-    ) -> list[Way]:
+    def _next(self, after: Round) -> list[Way]:
         """Who is in the next round; nobody where the budget is spent."""
-        each, after = pair
-        most = int(min(after.ways, affordable() / max(1, after.places - each.places)))
+        each, found, looked = self.history[-1]
+        most = int(min(after.ways, self._affordable() / max(1, after.places - each.places)))
         if most < min(2, after.ways):
             self.emit("note", text="the budget is spent; the choice is made by what was seen so far")
             return []

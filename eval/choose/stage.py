@@ -12,18 +12,20 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from brushset.failure import free_memory
 from brushset.files import write_json
 from brushset.generator import MultiLoRAGenerator
 from brushset.pipeline import Stage, StageContext
 from brushset.prepare.holdout import verify_holdout
 from brushset.records import Candidate, Choice, Prepared, Trained
 from eval.base_model import require_base
+from eval.cells import BASE_CELL
 from eval.choose.budget import Budget
 from eval.choose.candidates import Lineup, find_lineup, thinned
 from eval.choose.decide import Outcome, make_choice
 from eval.choose.plan import Plan, full_plan
-from eval.choose.rule import Bounds, Pick, judge, way
-from eval.choose.studio import Studio, places_of
+from eval.choose.rule import Bounds, judge, way
+from eval.choose.studio import Asked, Studio, draw_within, places_of
 from eval.kept_images import KeepsBase, keeping_base
 
 if TYPE_CHECKING:
@@ -39,7 +41,6 @@ def choose_adapter(context: StageContext) -> Choice:
     # NumPy comes with these: `--help` must not wait for it.
     from eval.choose.lookout import Lookout
     from eval.look import load_extractors
-    from eval.room import free_memory
 
     started, scratch = time.monotonic(), context.workdir / SCRATCH
     verify_holdout(context.get(Prepared), context.run.images)
@@ -79,34 +80,49 @@ def _search(context: StageContext, lineup: Lineup, lookout: Lookout) -> Outcome:
     cut, note = budget.fit(plan, emit)
     if cut is None:
         return Outcome(plan, why_not=note)
-    studio.make(places_of(cut.chosen_on, cut.seeds, settings.prompts), baselines=[studio.base])
+    studio.make(places_of(cut.chosen_on, cut.seeds, settings.prompts), baselines=[BASE_CELL])
     lookout.one_seed = len(cut.seeds) == 1
     lookout.find_ruler(cut.chosen_on, cut.seeds)
     if lookout.ruler is None:
         cut = replace(cut, measured=False)
-    search = Search(cut, lineup, studio, lookout.look, settings, emit)
-    search.run(lambda: budget.affordable(3 * len(cut.reported_on) * len(cut.seeds)))
+    search = Search(cut, lineup, studio, lookout.look, settings, emit, budget)
+    search.run()
     encoder = lookout.ruler.id if lookout.ruler else ""
-    outcome = Outcome(cut, search, encoder=encoder, notes=(*filter(None, [note]), *lookout.notes))
+    _, _, looked = search.history[-1]
+    notes = (*filter(None, [note]), *lookout.notes)
+    outcome = Outcome(cut, search, encoder=encoder, measured_by=looked.measured_by(), notes=notes)
+    return _pick(context, outcome, lookout)
+
+
+def _pick(context: StageContext, outcome: Outcome, lookout: Lookout) -> Outcome:
+    """The choice of a search that is done, with all that was left out of it."""
+    search = outcome.search
+    assert search is not None
     pick = search.pick()
     if pick is None:
         why_not = _why_meaningless(context, meaningful=lookout.real) or lookout.why_not or _why_nobody(search)
-        return replace(outcome, why_not=why_not)
-    return _report(context, replace(outcome, pick=pick), pick, lookout)
+        outcome = replace(outcome, why_not=why_not)
+    else:
+        outcome = _report(context, replace(outcome, pick=pick), search, lookout)
+    return replace(outcome, notes=(*outcome.notes, *search.pace.notes))
 
 
-def _report(context: StageContext, outcome: Outcome, pick: Pick, lookout: Lookout) -> Outcome:
+def _report(context: StageContext, outcome: Outcome, search: Search, lookout: Lookout) -> Outcome:
     """Looks at the one picked, and at what has to be beaten, on the prompts that were kept for it."""
-    plan, studio, prompts = outcome.plan, lookout.studio, context.spec.evaluate.prompts
-    chosen, number = way(pick.chosen), len(plan.rounds()) + 1
-    places = places_of(plan.reported_on, plan.seeds, prompts)
-    studio.make(places, [chosen], [studio.base, studio.words])
+    plan, pick, studio = outcome.plan, outcome.pick, lookout.studio
+    assert pick is not None
+    chosen, prompts = way(pick.chosen), context.spec.evaluate.prompts
+    asked = Asked("the report", plan.reported_on, plan.seeds, [chosen], (BASE_CELL, studio.words))
+    plan = replace(plan, reported_on=draw_within(studio, search.pace, asked))
+    outcome = replace(outcome, plan=plan)
     studio.make(places_of(plan.shown, plan.seeds[:1], prompts), baselines=[studio.words])
     if chosen in studio.broken:
         return replace(outcome, pick=None, why_not=f"{chosen}: {studio.broken[chosen]}")
     looked = lookout.look([chosen], plan.reported_on, plan.seeds, words=True)
     cells = studio.cell(chosen).name, studio.words.name
-    about = {"round": number, "images": len(places), "feasible": None}
+    about = {
+        "round": len(plan.rounds()) + 1, "images": len(plan.reported_on) * len(plan.seeds), "feasible": None,
+    }  # fmt: skip
     found = Candidate(
         weights=pick.chosen.weights, epoch=chosen.epoch, weight=chosen.weight, **about, **looked.estimates(cells[0])
     )

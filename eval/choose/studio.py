@@ -14,11 +14,14 @@ from pathlib import Path
 from brushset.chosen import KeptFile
 from brushset.errors import UsageError, VerificationFailed
 from brushset.generator import ImageJob, MultiLoRAGenerator
+from brushset.images import is_flat
 from brushset.pipeline import StageContext
 from eval.aside import Aside
-from eval.cells import Place, PlannedCell, style_words
+from eval.cells import Place, PlannedCell, words_cell
 from eval.choose.candidates import Way
-from eval.kept_images import KEPT, KeepsBase, is_flat
+from eval.frames import Frames
+from eval.kept_images import KEPT, KeepsBase
+from eval.pace import Pace
 from eval.sample import sampling_for
 
 ADAPTERS_AT_ONCE = 12
@@ -40,19 +43,15 @@ class Studio:
     broken: dict[Way, str] = field(default_factory=dict)
     images: int = 0
     seconds: float = 0.0
+    frames: Frames = field(default_factory=Frames)
     _made: set[Path] = field(default_factory=set)
     _opened: tuple[MultiLoRAGenerator, KeepsBase] | None = None
     _loaded: set[str] = field(default_factory=set)
 
     @property
-    def base(self) -> PlannedCell:
-        """The bare base."""
-        return PlannedCell((), (), "base")
-
-    @property
     def words(self) -> PlannedCell:
         """The base told the style in words."""
-        return PlannedCell((), (style_words(self.context.spec),), "words", " + style words")
+        return words_cell(self.context.spec)
 
     def cell(self, way: Way) -> PlannedCell:
         """A candidate's cell: "cartoon@12 0.8"."""
@@ -76,6 +75,11 @@ class Studio:
             if self._missing(group, places):
                 self._load(some, group)
                 self._make_of(group, places)
+
+    def count_missing(self, places: Sequence[Place], ways: Sequence[Way], baselines: Sequence[PlannedCell]) -> int:
+        """How many images `make` would make."""
+        base = [cell for cell in baselines for place in places if self.file(cell, place) not in self._made]
+        return len(base) + len(self._missing(ways, places))
 
     def whole(self, ways: Iterable[Way]) -> list[Way]:
         """Those of which every image is there."""
@@ -118,8 +122,10 @@ class Studio:
                 cell, place = missing[index]
                 if cell.mix and is_flat(image):
                     self._break(self._way(cell), f"an image is of one single colour: {place.prompt}, seed {place.seed}")
-                aside.save(image, self.file(cell, place))
-                self._made.add(self.file(cell, place))
+                path = self.file(cell, place)
+                self.frames.put(path, image)
+                aside.save(image, path)
+                self._made.add(path)
                 self.images += KEPT not in image.info
         self.seconds += time.monotonic() - started
 
@@ -157,6 +163,38 @@ class Studio:
     def _way(self, cell: PlannedCell) -> Way:
         ((name, weight),) = cell.mix
         return Way(int(name.rpartition("@")[2]), weight)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be drawn: prompts by number and seeds, of each of these ways and baselines. `name` is what people call it."""
+
+    name: str
+    prompts: tuple[int, ...]
+    seeds: tuple[int, ...]
+    ways: Sequence[Way]
+    baselines: tuple[PlannedCell, ...]
+
+
+def draw_within(
+    studio: Studio, pace: Pace, asked: Asked, *, first: Sequence[int] = (), reserved: int = 0
+) -> tuple[int, ...]:  # fmt: skip
+    """Draws as many of the prompts as the minutes allow, and returns which; all ways have the same. Says what is left out."""
+
+    def places(some: Sequence[int]) -> list[Place]:
+        return places_of(some, asked.seeds, studio.context.spec.evaluate.prompts)
+
+    def cost(some: Sequence[int]) -> int:
+        return studio.count_missing(places(some), asked.ways, asked.baselines)
+
+    drawn: set[int] = set()
+    for some in pace.slices(asked.prompts, cost, first=first, reserved=reserved):
+        studio.make(places(some), asked.ways, asked.baselines)
+        drawn.update(some)
+    if len(drawn) < len(asked.prompts):
+        what = f"{len(asked.prompts) - len(drawn)} of {len(asked.prompts)} prompts of {asked.name} were not drawn"
+        studio.context.emit("note", text=pace.left_out(what))
+    return tuple(number for number in asked.prompts if number in drawn)
 
 
 def places_of(prompts: Iterable[int], seeds: Iterable[int], texts: Sequence[str]) -> list[Place]:

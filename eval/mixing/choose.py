@@ -45,6 +45,8 @@ class Chooser:
     planned: Sequence[PlannedCell]
     sight: Sight
     _decisions: dict[tuple[str, ...], Decision | None] = field(default_factory=dict)
+    _candidates: dict[str, MixCandidate] = field(default_factory=dict)
+    _differences: dict[tuple[str, str], Estimate] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._chosen_on, self._reported_on = prompt_halves(self.sight.style.prompts) if self.sight.style else ((), ())
@@ -99,11 +101,17 @@ class Chooser:
         return self._decisions[styles]
 
     def _contenders(self, cells: Sequence[PlannedCell]) -> list[Contender]:
-        settings = self.mixing.settings
-        return [Contender(measure_candidate(cell, self._sight, settings), cell.shares) for cell in cells]
+        return [Contender(self._candidate(cell), cell.shares) for cell in cells]
+
+    def _candidate(self, cell: PlannedCell) -> MixCandidate:
+        if cell.name not in self._candidates:
+            self._candidates[cell.name] = measure_candidate(cell, self._sight, self.mixing.settings)
+        return self._candidates[cell.name]
 
     def _difference(self, cell: str, other: str) -> Estimate:
-        return measure_difference(self._sight, cell, other)
+        if (cell, other) not in self._differences:
+            self._differences[cell, other] = measure_difference(self._sight, cell, other)
+        return self._differences[cell, other]
 
     def _methods(self, styles: tuple[str, ...], cells: Sequence[PlannedCell]) -> list[PlannedCell]:
         """The group's best weights by the other methods; none where they have been sampled."""
