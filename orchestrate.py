@@ -215,11 +215,11 @@ app.command("inference")(inference.inference_command)
 def run_one_command(
     options: Options,
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A folder below runs/<style>/.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN_DIR…", help="A folder below runs/<style>/.")],
     submission: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Take exactly this run to its end, on whichever machine; what every executor starts. Called again, it goes on."""
-    run_one.run_one(STAGES, options.laid_over(context.obj), folder, submission)
+    run_one.run_some(STAGES, options.laid_over(context.obj), folders, submission)
 
 
 @app.command("compare")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from programs import put_on_path
+from pydantic import ValidationError
 
 from brushset.errors import EnvironmentProblem
 from brushset.executors.slurm import SlurmExecutor, batch_script, sbatch_argv
@@ -72,6 +73,22 @@ def test_a_profile_carries_a_clusters_settings_and_a_time_needs_no_quotes(tmp_pa
     executor = load_style(STYLES / "cartoon.toml", profiles=[profile], settings=["executor.slurm.qos=low"]).executor
     assert (executor.use, executor.max_retries) == ("slurm", 5)
     assert (executor.slurm.partition, executor.slurm.time, executor.slurm.qos) == ("a100", "04:30:00", "low")
+
+
+@pytest.mark.parametrize(
+    ("limit", "wrong"),
+    [
+        ("5", ""), ("8:00:00", ""), ("90:30", ""), ("1-0", ""), ("2-12:30", ""), ("1-00:00:10", ""),
+        ("4", "at least 5 minutes"), ("4:59", "at least 5"), ("0:04:59", "at least 5"), ("0-0:04", "at least 5"),
+        ("4h", "expected minutes"), ("", "expected minutes"), ("1:2:3:4", "expected minutes"),
+    ],
+)  # fmt: skip
+def test_a_time_limit_is_one_that_slurm_knows_and_a_run_can_work_within(limit: str, wrong: str) -> None:
+    if not wrong:
+        assert SlurmSection(time=limit).time == limit
+        return
+    with pytest.raises(ValidationError, match=wrong):
+        SlurmSection(time=limit)
 
 
 class Job:

@@ -93,7 +93,12 @@ def test_a_child_gets_every_option_that_is_not_the_parents_own(tmp_path: Path) -
     assert (python, front_door) == (sys.executable, str(PROJECT / "orchestrate.py"))
     heard: list[Options] = []
     app = typer.Typer()
-    app.command()(takes_options(heard.append))
+
+    @app.command()
+    @takes_options
+    def hear(options: Options) -> None:
+        heard.append(options)
+
     done = CliRunner().invoke(app, argv)
     assert done.exit_code == 0, done.output
     assert heard == [
@@ -159,7 +164,7 @@ here.unlink()
 
 
 def test_a_signal_ends_all_children_and_what_they_had_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("brushset.trees.stop_processes.__defaults__", (0.5,))
+    monkeypatch.setattr("brushset.executors.slots.STATE_PATIENCE_S", 0.5)
 
     def interrupt(signum: int, _frame: object) -> None:
         raise Interrupted(signum)

@@ -104,6 +104,29 @@ def test_an_entry_is_the_command_as_it_was_given_from_where_it_was_given(runs_di
     assert entry.folder == str(Path.cwd())
 
 
+def test_several_styles_all_of_them_and_sweeps_can_wait_too(
+    runs_dir: str, folder: QueueFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ("--smoke", "--engine", "native", "--runs-dir", runs_dir)
+    assert call("queue", "add", "--style", "cartoon", "--style", "anime", *small) == 0
+    assert call("queue", "add", "all", *small) == 0
+    capsys.readouterr()
+    varied = ("--grid", "train.network_dim=2,4", "--seeds", "3")
+    assert call("queue", "add", "--style", "cartoon", *small, "sweep", *varied, "--yes") == 0
+    assert "6 runs, 12 steps" in capsys.readouterr().out
+    same = ("--smoke", "--engine", "native", "--runs-dir", runs_dir)
+    assert [entry.words for entry in folder.entries()] == [
+        ("--style", "cartoon", "--style", "anime", *same),
+        ("all", *same),
+        ("sweep", "--style", "cartoon", *same, *varied),
+    ]
+    assert call("queue", "add", "sweep", "--style", "cartoon", *small, *varied, "--dry-run") == 0
+    assert call("queue", "add", "sweep", "--style", "cartoon", *small) == 2
+    assert "nothing varies" in capsys.readouterr().err
+    assert call("queue", "add", "--runs-dir", runs_dir) == 2
+    assert len(folder.entries()) == 3
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -222,6 +222,19 @@ def test_a_choice_without_measurements_draws_no_plots(tmp_path: Path) -> None:
     assert choice_part(bare.model_copy(update={"candidates": ()}), tmp_path) is None
 
 
+def test_style_words_of_which_only_the_prompt_was_measured_are_left_out_of_the_scatter(tmp_path: Path) -> None:
+    """As where the words alone are as alike to the references as these to one another."""
+    choice = case.make_choice()
+    assert choice.words is not None
+    words = choice.words.model_copy(update={"retention": Estimate(value=None, note="was not measured")})
+    whole, part = (choice_part(each, tmp_path) for each in (choice, choice.model_copy(update={"words": words})))
+    assert whole is not None
+    assert part is not None
+    assert "base + style words" in str(whole.scatter)
+    assert part.scatter
+    assert "base + style words" not in str(part.scatter)
+
+
 def test_the_grid_of_epochs_always_shows_the_chosen_one(tmp_path: Path) -> None:
     candidates = tuple(case.make_candidate(epoch, 0.8, ["gone.png"]) for epoch in range(1, 31))
     choice = case.make_choice().model_copy(update={"candidates": candidates, "epoch": 17, "shown_prompts": ("a",)})

@@ -123,6 +123,21 @@ def test_images_that_changed_since_are_named(images: Path, tmp_path: Path, capsy
     assert not read_workers(run).starts
 
 
+def test_several_folders_are_done_and_one_that_cannot_be_stops_no_other(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = RunsDir(tmp_path / "runs")
+    good = [prepare_run(spec_of(images, f"train.seed={seed}"), source_digest(images), "", runs) for seed in (1, 2)]
+    gone = prepare_run(spec_of(tmp_path / "gone"), {"a.png": "0"}, "", runs)
+    folders = [str(run.root) for run in (good[0], gone, good[1])]
+    assert guarded(orchestrate.app, ["run-one", *folders, "--until", UNTIL]) == 7
+    assert "gone: no such folder" in capsys.readouterr().err
+    assert all(is_finished(run, STAGES[: STAGES.index(UNTIL) + 1]) for run in good)
+    elsewhere = prepare_run(spec_of(images), source_digest(images), "", RunsDir(tmp_path / "others"))
+    assert guarded(orchestrate.app, ["run-one", folders[0], str(elsewhere.root)]) == 2
+    assert "two folders of runs" in capsys.readouterr().err
+
+
 def test_what_is_no_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert guarded(orchestrate.app, ["run-one", str(tmp_path)]) == 2
     assert "no run.json" in capsys.readouterr().err

@@ -57,6 +57,14 @@ def test_a_run_whose_process_lives_runs_and_says_where_and_how_far(run: RunPaths
     assert state.is_open
 
 
+def test_a_stay_that_did_well_what_it_was_asked_is_no_failed_attempt(run: RunPaths) -> None:
+    """As in a sweep, whose shared stages one of its runs does first."""
+    for by, code in (("shared", 0), ("stopped", 143), ("last", 0)):
+        started(run, by=by)
+        append(run, event_of_ours("ended", by=by, exit_code=code))
+    assert state_of(run).attempts == 2
+
+
 def test_a_run_whose_process_is_gone_is_dead_whatever_run_json_says(run: RunPaths) -> None:
     of_a_dead_process(run)
     say(run, {"event": "stage_start", "stage": "train"}, STEP)

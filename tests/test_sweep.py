@@ -114,6 +114,21 @@ def test_gpus_take_runs_of_their_own_and_on_each_they_are_packed(
     assert "native engine trains a style on one GPU" in capsys.readouterr().err
 
 
+def test_one_poisoned_run_of_twenty_leaves_nineteen_results_and_exit_7(
+    images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[dict[str, float]] = [{"train.seed": seed} for seed in range(20)]
+    rows[7] |= {"dataset.max_megapixels": 0.001}  # less than any image has
+    (images.parent / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    ask = ("--list", str(images.parent / "list.jsonl"), "--until", "audit")
+    assert call(images, *ask) == 7
+    (ended,) = told(capsys, "sweep_end")
+    assert (ended["done"], ended["failed"]) == (19, 1)
+    assert call(images, *ask) == 7
+    _, runs = the_sweep(images)
+    assert starts(runs) == [2 if number == 7 else 1 for number in range(20)]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -10,7 +10,7 @@ import typer
 from brushset.cli import queue, status
 from brushset.cli.lookafter import clean, control, find, logs
 from brushset.cli.options import Options, takes_options
-from brushset.cli.sweeps import ask as sweeping
+from brushset.cli.sweeps.ask import SweepAsk
 from brushset.cli.sweeps.command import sweep
 from brushset.pipeline import Stage
 
@@ -22,20 +22,8 @@ def add_commands(app: typer.Typer, stages: Sequence[Stage[Any]]) -> None:
 
     @app.command("sweep")
     @takes_options
-    def sweep_command(  # noqa: PLR0913, PLR0917  each is an option of its own
-        options: Options,
-        context: typer.Context,
-        grid: sweeping.Grid = None,
-        listed: sweeping.Listed = None,
-        drawn: sweeping.Drawn = None,
-        ranges: sweeping.Ranges = None,
-        seeds: sweeping.Seeds = 1,
-        name: sweeping.Name = None,
-        yes: sweeping.Yes = False,
-        halving: sweeping.Halving = False,
-    ) -> None:
+    def sweep_command(options: Options, ask: SweepAsk, context: typer.Context) -> None:
         """Train many variants of a style: a grid, a list, or random points; ranked, with what each setting did."""
-        ask = sweeping.SweepAsk(grid or (), listed, drawn, ranges or (), seeds, name, yes=yes, halving=halving)
         sweep(stages, options.laid_over(context.obj), ask)
 
     @app.command("status")
@@ -91,12 +79,7 @@ def _add_control(app: typer.Typer, stages: Sequence[Stage[Any]]) -> None:
 def _queue_commands(stages: Sequence[Stage[Any]]) -> typer.Typer:
     """`queue …`."""
     app = typer.Typer(help="Commands for the night, kept on disk: they go on after a reboot.", no_args_is_help=True)
-
-    @app.command("add")
-    @takes_options
-    def add_command(options: Options, context: typer.Context) -> None:
-        """Put the main command with these options at the queue's end."""
-        queue.add_to_queue(stages, options.laid_over(context.obj))
+    app.add_typer(_adding_commands(stages), name="add")
 
     @app.command("list")
     @takes_options
@@ -117,5 +100,32 @@ def _queue_commands(stages: Sequence[Stage[Any]]) -> typer.Typer:
     def run_command(options: Options, context: typer.Context) -> None:
         """Work through the queue; goes on after a failure, and ends with 7 then."""
         queue.run_queue(options.laid_over(context.obj))
+
+    return app
+
+
+def _adding_commands(stages: Sequence[Stage[Any]]) -> typer.Typer:
+    """`queue add …`."""
+    app = typer.Typer()
+
+    @app.callback(invoke_without_command=True)
+    @takes_options
+    def add_command(options: Options, context: typer.Context) -> None:
+        """Put the main command with these options at the queue's end, for one or several styles; or `all`, or a `sweep`."""
+        context.obj = options.laid_over(context.obj)
+        if context.invoked_subcommand is None:
+            queue.add_command(stages, context.obj)
+
+    @app.command("all")
+    @takes_options
+    def add_all_command(options: Options, context: typer.Context) -> None:
+        """The whole pipeline, for all styles unless some are named."""
+        queue.add_command(stages, options.laid_over(context.obj), ["all"])
+
+    @app.command("sweep")
+    @takes_options
+    def add_sweep_command(options: Options, ask: SweepAsk, context: typer.Context) -> None:
+        """A sweep; its plan and cost are shown now."""
+        queue.add_sweep(stages, options.laid_over(context.obj), ask)
 
     return app

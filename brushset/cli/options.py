@@ -11,7 +11,7 @@ import difflib
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -101,29 +101,39 @@ class Options:
 
 
 def takes_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Gives a typer command whose first parameter is an Options all fields of Options as its options."""
-    hints = typing.get_type_hints(Options, include_extras=True)
-    shared = [
-        inspect.Parameter(
-            item.name, inspect.Parameter.KEYWORD_ONLY, default=_default(item), annotation=hints[item.name]
-        )
-        for item in dataclasses.fields(Options)
-    ]
-    own_hints = typing.get_type_hints(function, include_extras=True)
+    """Gives a typer command all fields of Options, and of whatever other such dataclass it takes, as its options."""
+    hints = typing.get_type_hints(function, include_extras=True)
     own = [
-        parameter.replace(annotation=own_hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
-        for parameter in list(inspect.signature(function).parameters.values())[1:]
+        parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in inspect.signature(function).parameters.values()
     ]
+    kinds: dict[str, Any] = {each.name: each.annotation for each in own if dataclasses.is_dataclass(each.annotation)}
+    parameters = [each for each in own if each.name not in kinds]
+    for kind in reversed(kinds.values()):
+        parameters += _as_options(kind)
 
     @functools.wraps(function)
     def command(**values: Any) -> None:
-        options = Options(**{item.name: values.pop(item.name) for item in dataclasses.fields(Options)})
-        function(options, **values)
+        made = {
+            name: kind(**{item.name: values.pop(item.name) for item in dataclasses.fields(kind)})
+            for name, kind in kinds.items()
+        }
+        function(**made, **values)
 
     del command.__wrapped__  # typer would read the wrapped function's signature instead
-    command.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *shared]}
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
+
+
+def option_words(options: Any, without: Collection[str] = ()) -> list[str]:
+    """The options of such a dataclass that were given, as words of a command line, but for some fields."""
+    return [
+        word
+        for item in dataclasses.fields(options)
+        if item.name not in without and getattr(options, item.name) != _default(item)
+        for word in _words(_flag(type(options), item), getattr(options, item.name))
+    ]
 
 
 def spread_values(argv: Sequence[str], flags: Sequence[str]) -> list[str]:
@@ -181,3 +191,27 @@ def _model_name(text: str) -> str:
 
 def _default(item: dataclasses.Field[Any]) -> Any:
     return item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
+
+
+def _as_options(kind: Any) -> list[inspect.Parameter]:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return [
+        inspect.Parameter(
+            item.name, inspect.Parameter.KEYWORD_ONLY, default=_default(item), annotation=hints[item.name]
+        )
+        for item in dataclasses.fields(kind)
+    ]
+
+
+def _flag(kind: Any, item: dataclasses.Field[Any]) -> str:
+    """The flag of a field."""
+    declared: Any = typing.get_type_hints(kind, include_extras=True)[item.name].__metadata__[0]
+    named = [declared.default, *(declared.param_decls or ())]  # typer puts the first name where a default would be
+    return next((word for word in named if isinstance(word, str)), "--" + item.name.replace("_", "-"))
+
+
+def _words(flag: str, value: object) -> list[str]:
+    if isinstance(value, bool):
+        return [flag] if value else []
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    return [word for one in values for word in (flag, str(one))]

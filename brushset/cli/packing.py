@@ -8,16 +8,14 @@ Children speak JSON Lines, which are handed on as if the events were ours.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import sys
-import typing
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from brushset.cli.options import Options
+from brushset.cli.options import Options, option_words
 from brushset.errors import BrushsetError, TrainerFailed
 from brushset.executors.slots import Slots
 from brushset.paths import PROJECT, RunsDir
@@ -46,17 +44,6 @@ def child_command(options: Options, style: str, *, until: str | None, force: str
     own += ["--until", until] if until else []
     own += ["--force", force] if force else []
     return [sys.executable, str(PROJECT / "orchestrate.py"), *own, *option_words(options, _OWN_OPTIONS), "--json"]
-
-
-def option_words(options: Options, without: Collection[str]) -> list[str]:
-    """The options that were given as words of a command line, but for some fields."""
-    bare = Options()
-    return [
-        word
-        for name, flag in _flags().items()
-        if name not in without and getattr(options, name) != getattr(bare, name)
-        for word in _words(flag, getattr(options, name))
-    ]
 
 
 class Pack:
@@ -129,25 +116,3 @@ def failure_of(style: str, fields: Mapping[str, object]) -> BrushsetError:
     error = kind(message, detail=str(fields.get("detail", "")))
     error.exit_code = code
     return error
-
-
-def _flags() -> dict[str, str]:
-    """Field of Options → its flag."""
-    hints = typing.get_type_hints(Options, include_extras=True)
-    found = {}
-    for item in dataclasses.fields(Options):
-        declared: Any = hints[item.name].__metadata__[0]
-        named = [declared.default, *(declared.param_decls or ())]  # typer puts the first name where a default would be
-        found[item.name] = next((word for word in named if isinstance(word, str)), _flag(item.name))
-    return found
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _words(flag: str, value: object) -> list[str]:
-    if isinstance(value, bool):
-        return [flag] if value else []
-    values = value if isinstance(value, list) else [] if value is None else [value]
-    return [word for one in values for word in (flag, str(one))]

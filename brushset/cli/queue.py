@@ -22,6 +22,7 @@ from brushset.cli.sources import style_names
 from brushset.cli.sweeps.ask import SweepAsk
 from brushset.cli.sweeps.command import plan_sweep, show
 from brushset.errors import BrushsetError, PartlyFailed, TrainerFailed, UsageError
+from brushset.files import shown
 from brushset.paths import PROJECT, RunsDir
 from brushset.pipeline import Stage, require_stages
 from brushset.process import STATE_PATIENCE_S, process_file, run_command, stop_orphan
@@ -85,6 +86,9 @@ def list_queue(options: Options) -> None:
         added = dt.datetime.fromtimestamp(entry.added_at).astimezone().strftime("%m-%d %H:%M")
         table.add_row(str(entry.number), added, _state(entry, worker), shlex.join(entry.words), entry.said)
     stdout.print(table if table.row_count else f"{options.runs_dir}: nothing in the queue")
+    for entry in queue.entries():
+        if entry.exit_code:
+            stdout.print(f"{entry.number}: {shown(queue.log(entry))}", markup=False)
     if table.row_count:
         stdout.print(f"process {worker} works on it" if worker else "nobody works on it; fix: orchestrate.py queue run")
 
@@ -127,9 +131,7 @@ def run_queue(options: Options) -> None:
                 done += 1
                 with contextlib.suppress(UsageError):  # removed by hand meanwhile
                     queue.remove(entry.number)
-    told = f"{done} done, {len(failed)} failed" + (
-        ", which stay in the queue: orchestrate.py queue list" if failed else ""
-    )
+    told = f"{done} done, {len(failed)} failed" + ("; still in the queue: orchestrate.py queue list" if failed else "")
     if options.json:
         print_event("queue_end", {"done": done, "failed": sorted(failed)})
     else:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from brushset.cli.guard import print_event, stdout
 from brushset.cli.lookafter.state import RunState, read_state
 from brushset.cli.options import Options
+from brushset.cli.sweeps.members import label_of
 from brushset.errors import Interrupted
 from brushset.page.template import duration
 from brushset.paths import RunPaths, RunsDir
@@ -22,6 +26,9 @@ from brushset.sweeps.ledger import load_sweep
 
 REFRESH_S = 2.0
 _FRAME_LINES = 4  # of the table's head and frame
+_COLUMNS = (
+    "style", "run", "settings", "state", "stage", "step", "loss", "it/s", "ETA", "where", "tries", "last sign",
+)  # fmt: skip
 _COLOURS = {
     "running": "green",
     "done": "blue",
@@ -44,10 +51,9 @@ def show(options: Options, stages: Sequence[str], *, watch: bool = False, sweep:
             while True:
                 _show_once(options, stages, sweep)
                 time.sleep(REFRESH_S)
-        most = max(1, stdout.height - _FRAME_LINES) if stdout.is_terminal else None
         with Live(console=stdout, auto_refresh=False, screen=stdout.is_terminal) as live:
             while True:
-                live.update(_table(options, stages, sweep, most), refresh=True)
+                live.update(_screen(options, stages, sweep), refresh=True)
                 time.sleep(REFRESH_S)
     except Interrupted:
         return  # that is how one ends it
@@ -67,12 +73,17 @@ def find_states(options: Options, sweep: str | None = None) -> Iterator[RunState
 
 
 def _show_once(options: Options, stages: Sequence[str], sweep: str | None) -> None:
-    if not options.json:
-        table = _table(options, stages, sweep)
-        stdout.print(table if table.row_count else f"{options.runs_dir}: no runs yet")
+    states = list(find_states(options, sweep))
+    if options.json:
+        for state in states:
+            print_event("run", _fields(state))
         return
-    for state in find_states(options, sweep):
-        print_event("run", _fields(state))
+    if not states:
+        stdout.print(f"{options.runs_dir}: no runs yet")
+        return
+    stdout.print(_table(states, stages, _labels(options, sweep)))
+    for line in _last_words(states):
+        stdout.print(line, markup=False)
 
 
 def _fields(state: RunState) -> dict[str, Any]:
@@ -92,40 +103,66 @@ def _fields(state: RunState) -> dict[str, Any]:
     }
 
 
-def _table(options: Options, stages: Sequence[str], sweep: str | None, most: int | None = None) -> Table:
-    table = Table(expand=True)
-    for name in ("style", "run", "state", "stage", "step", "loss", "it/s", "ETA", "where", "tries", "last sign"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("last words", no_wrap=True, overflow="ellipsis", ratio=1, min_width=12)
+def _screen(options: Options, stages: Sequence[str], sweep: str | None) -> RenderableType:
+    """Table and last words, as much of them as a terminal has room for: whatever is at work, and the newest of the others."""
     states = list(find_states(options, sweep))
-    if most is not None and len(states) > most:  # whatever is at work, and the newest of the others
-        kept = sorted(states, key=lambda each: (each.is_open, each.manifest.updated_at))[-most:]
-        states = [each for each in states if each in kept]
-    for state in states:
-        table.add_row(*_row(state, stages))
+    by_age = sorted(states, key=lambda each: (each.is_open, each.manifest.updated_at))
+    room = stdout.height - _FRAME_LINES if stdout.is_terminal else len(states) * 2
+    while len(by_age) > 1 and len(by_age) + len(_last_words(by_age)) > room:
+        del by_age[0]
+    kept = [each for each in states if each in by_age]
+    words = [Text(line, no_wrap=True, overflow="ellipsis") for line in _last_words(kept)]
+    return Group(_table(kept, stages, _labels(options, sweep)), *words)
+
+
+def _last_words(states: Sequence[RunState]) -> list[str]:
+    """Why runs do not go on, a line each."""
+    told = [(each, "" if each.words.startswith(each.state) else f"{each.state}: ") for each in states if each.words]
+    return [f"{each.manifest.run_id}  {state}{each.words}" for each, state in told]
+
+
+def _table(states: Sequence[RunState], stages: Sequence[str], labels: Mapping[Path, str]) -> Table:
+    """A row a run; columns that would be empty are left out. `labels` are what runs of a sweep differ in."""
+    rows = [_row(state, stages, labels.get(state.run.root, "")) for state in states]
+    columns = [name for name in _COLUMNS if any(row[name] for row in rows)]
+    table = Table()
+    for name in columns:
+        table.add_column(name, no_wrap=True)
+    for row in rows:
+        table.add_row(*(row[name] for name in columns))
     return table
 
 
-def _row(state: RunState, stages: Sequence[str]) -> list[str]:
+def _labels(options: Options, sweep: str | None) -> dict[Path, str]:
+    if sweep is None:
+        return {}
+    runs = RunsDir(options.runs_dir.absolute())
+    loaded = load_sweep(runs, sweep)
+    settings = [entry.settings for entry in loaded.entries]
+    return {run.root: label_of("", point) for run, point in zip(loaded.runs(runs), settings, strict=True)}
+
+
+def _row(state: RunState, stages: Sequence[str], label: str) -> dict[str, str]:
     manifest, step = state.manifest, state.step
     done = sum(stage in manifest.stages for stage in stages)
     training = state.state in {"running", "silent"} and state.stage == "train"
     colour = _COLOURS.get(state.state)
     job = f" {state.executor} {state.job}".rstrip() if state.is_open and state.executor else ""
-    return [
-        manifest.style + (" (smoke)" if manifest.smoke else ""),
-        manifest.run_id,
-        f"[{colour}]{state.state}[/{colour}]" if colour else state.state,
-        f"{state.stage} {done}/{len(stages)}".strip(),
-        f"{step['step']}/{step['total']}" if step else "",
-        _number(step.get("loss"), ".4f"),
-        _number(step.get("it_per_s"), ".2f") if training else "",
-        duration(float(step["eta_s"])) if training and isinstance(step.get("eta_s"), int | float) else "",
-        escape(f"{state.where}{job}"),
-        str(state.attempts or ""),
-        _when(state),
-        escape(state.words),
-    ]
+    eta_s = step.get("eta_s")
+    return {
+        "style": manifest.style + (" (smoke)" if manifest.smoke else ""),
+        "run": manifest.run_id,
+        "settings": escape(label),
+        "state": f"[{colour}]{state.state}[/{colour}]" if colour else state.state,
+        "stage": f"{state.stage} {done}/{len(stages)}".strip(),
+        "step": f"{step['step']}/{step['total']}" if step else "",
+        "loss": _number(step.get("loss"), ".4f"),
+        "it/s": _number(step.get("it_per_s"), ".2f") if training else "",
+        "ETA": duration(float(eta_s)) if training and isinstance(eta_s, int | float) else "",
+        "where": escape(f"{state.where}{job}"),
+        "tries": str(state.attempts or ""),
+        "last sign": _when(state),
+    }
 
 
 def _when(state: RunState) -> str:

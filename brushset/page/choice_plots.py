@@ -76,9 +76,9 @@ def plot_scatter(choice: Choice) -> Markup:
             path = [(each.fidelity.value, each.retention.value) for each in front]
             axes.plot(*zip(*path, strict=True), color=INK, linewidth=1.2, label="Pareto line", zorder=2)
         axes.plot([0], [0], color=INK, marker="P", markersize=9, linestyle="none", label="base")
-        if choice.words:
-            _draw_errors(axes, choice.words, INK)
-            at = (choice.words.fidelity.value, choice.words.retention.value)
+        words = choice.words
+        if words and None not in (at := (words.fidelity.value, words.retention.value)):
+            _draw_errors(axes, words, INK)
             axes.plot(*at, color=INK, marker="X", markersize=9, linestyle="none", label="base + style words")
         _mark_chosen(axes, choice, shown)
         if "min_fidelity" in choice.bounds:

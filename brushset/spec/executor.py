@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+import operator
+import re
 import sys
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from brushset.spec.section import Names, Section
+
+_TIME_LIMIT = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})")
+_LEAST_LIMIT_S = 300
 
 
 class RaySection(Section):
@@ -30,13 +35,26 @@ def _limit(value: object) -> object:
     return str(value) if isinstance(value, dt.time | int) else value
 
 
+def _long_enough(limit: str) -> str:
+    """Raises ValueError for what Slurm would not understand, and for a limit that leaves a run no time to get anywhere."""
+    match = _TIME_LIMIT.fullmatch(limit)
+    if not match:
+        raise ValueError("expected minutes, hours:minutes:seconds or days-hours:minutes:seconds")
+    parts = [int(part) for part in match["clock"].split(":")]
+    units = (3600, 60, 1) if match["days"] or len(parts) == 3 else (60, 1)
+    seconds = int(match["days"] or 0) * 86400 + sum(map(operator.mul, parts, units))
+    if seconds < _LEAST_LIMIT_S:
+        raise ValueError("at least 5 minutes: Slurm says SIGTERM two to three minutes before the limit")
+    return limit
+
+
 class SlurmSection(Section):
     """What sbatch is told. Nothing here comes from a style's name or captions: `setup` is the user's own shell."""
 
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
-    time: Annotated[str, BeforeValidator(_limit)] = Field(
+    time: Annotated[str, BeforeValidator(_limit), AfterValidator(_long_enough)] = Field(
         "08:00:00", description="limit of one run; a run that takes longer is stopped two minutes before, and goes on"
     )
     gres: str | None = Field("gpu:1", description="one GPU, as most clusters call it; none where there are no GPUs")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -11,31 +11,6 @@ import typer
 
 from brushset.errors import UsageError
 from brushset.sweeps.space import SEED, Point, draw_points, multiply, parse_grid, parse_ranges, read_list
-
-Grid = Annotated[
-    list[str] | None,
-    typer.Option("--grid", metavar="section.key=A,B,C", help="Values to try; of several every combination."),
-]
-Listed = Annotated[
-    Path | None,
-    typer.Option(
-        "--list", metavar="FILE", help="A run a row: .csv (settings as columns), .jsonl, or .toml with [[runs]]."
-    ),
-]
-Drawn = Annotated[int | None, typer.Option("--random", min=1, metavar="N", help="So many points, drawn from --range.")]
-Ranges = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--range", metavar="section.key=A..B[:log]", help="Bounds; :log draws every octave as often; repeats."
-    ),
-]
-Seeds = Annotated[int, typer.Option(min=1, metavar="N", help="Each of them with so many seeds, from [train] seed on.")]
-Name = Annotated[str | None, typer.Option("--name", help="Of the sweep's folder; default: styles and a digest.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before it starts.")]
-Halving = Annotated[
-    bool, typer.Option("--halving", help="Train all briefly, the best third three times as long, and so on.")
-]
-
 
 OWN_FLAGS = {
     "--grid": True, "--list": True, "--random": True, "--range": True, "--seeds": True, "--name": True, "--yes": False,
@@ -49,14 +24,35 @@ OWN_FLAGS = {
 class SweepAsk:
     """What the options of `sweep` say."""
 
-    grid: Sequence[str] = ()
-    listed: Path | None = None
-    drawn: int | None = None
-    ranges: Sequence[str] = ()
-    seeds: int = 1
-    name: str | None = None
-    yes: bool = False
-    halving: bool = False
+    grid: Annotated[
+        list[str],
+        typer.Option("--grid", metavar="section.key=A,B,C", help="Values to try; of several every combination."),
+    ] = field(default_factory=list)
+    listed: Annotated[
+        Path | None,
+        typer.Option(
+            "--list", metavar="FILE", help="A run a row: .csv (settings as columns), .jsonl, or .toml with [[runs]]."
+        ),
+    ] = None
+    drawn: Annotated[
+        int | None, typer.Option("--random", min=1, metavar="N", help="So many points, drawn from --range.")
+    ] = None
+    ranges: Annotated[
+        list[str],
+        typer.Option(
+            "--range", metavar="section.key=A..B[:log]", help="Bounds; :log draws every octave as often; repeats."
+        ),
+    ] = field(default_factory=list)
+    seeds: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Each of them with so many seeds, from [train] seed on.")
+    ] = 1
+    name: Annotated[str | None, typer.Option("--name", help="Of the sweep's folder; default: styles and a digest.")] = (
+        None
+    )
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before it starts.")] = False
+    halving: Annotated[
+        bool, typer.Option("--halving", help="Train all briefly, the best third three times as long, and so on.")
+    ] = False
 
     def points(self, first_seed: int) -> list[Point]:
         """Every point that is asked for; numbers are drawn by `first_seed`, so that the same command draws the same.

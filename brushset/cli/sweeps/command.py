@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import typer
@@ -21,8 +22,9 @@ from brushset.cli.options import Options, load_spec
 from brushset.cli.sources import style_names
 from brushset.cli.sweeps.ask import SweepAsk
 from brushset.cli.sweeps.climb import Climb
-from brushset.cli.sweeps.members import Member, at_rung, plan_members
+from brushset.cli.sweeps.members import Member, at_rung, plan_members, planned_steps
 from brushset.cli.sweeps.one_process import OneProcess
+from brushset.cli.sweeps.pass_per_gpu import PassPerGpu
 from brushset.cli.sweeps.report import read_results, write_report
 from brushset.cli.sweeps.shown import Plan, Progress, price, show_plan, show_ranking
 from brushset.engines import packs
@@ -31,14 +33,17 @@ from brushset.executors import make_executor
 from brushset.executors.standing import is_finished
 from brushset.files import sha256_json, shown
 from brushset.paths import RunPaths, RunsDir
-from brushset.pipeline import Stage
+from brushset.pipeline import Stage, require_stages
 from brushset.protocols import Emit, Executor, Standing
 from brushset.session import prepare_run
+from brushset.spec import ExecutorSection
 from brushset.sweeps.drive import carry_out
 from brushset.sweeps.halving import ETA, choose_rungs
 from brushset.sweeps.ledger import Entry, Sweep, find_sweeps, load_sweep, save_sweep, sweep_name
 from brushset.sweeps.sharing import find_shared_legs
 from brushset.sweeps.space import varied
+
+_GOES_ON = "{name}: jobs go on; the same command follows them, orchestrate.py cancel stops them"
 
 
 @dataclass(frozen=True)
@@ -64,17 +69,25 @@ class Work:
         return RunsDir(self.options.runs_dir.absolute())
 
     @property
-    def python(self) -> str | None:
-        """What runs a run where that is not our own interpreter."""
-        settings = self.members[0].spec.executor
-        return settings.slurm.python if settings.use == "slurm" else None
+    def executor(self) -> ExecutorSection:
+        """Where runs are done; the same for all of them."""
+        return self.members[0].spec.executor
+
+    @cached_property
+    def slots(self) -> Sequence[Mapping[str, str]]:
+        """The environments of as many processes at once on this machine."""
+        return machine_slots(self.options)
+
+    @cached_property
+    def packs(self) -> bool:
+        """Whether runs are trained several in one pass: on each GPU, unless `--parallel` says how they share it."""
+        here = self.executor.use == "local" and self.options.parallel == 1
+        return here and all(packs(each.spec.train.engine) and each.spec.train.pack for each in self.members)
 
     @property
-    def packs(self) -> bool:
-        """Whether all are trained in one pass, in this process: on several GPUs a process each is faster."""
-        one_slot = len(machine_slots(self.options)) == 1
-        here = one_slot and all(each.spec.executor.use == "local" for each in self.members)
-        return here and all(packs(each.spec.train.engine) and each.spec.train.pack for each in self.members)
+    def packs_here(self) -> bool:
+        """Whether one pass has all of them, in this process."""
+        return self.packs and len(self.slots) == 1
 
 
 def sweep(stages: Sequence[Stage[Any]], options: Options, ask: SweepAsk) -> None:
@@ -85,30 +98,21 @@ def sweep(stages: Sequence[Stage[Any]], options: Options, ask: SweepAsk) -> None
         PartlyFailed: not all runs went well; the others are done.
     """
     work = plan_sweep(stages, options, ask)
-    plan = _show(work)
+    plan = show(work)
     if options.dry_run or not _agreed(ask, plan, as_json=options.json):
         return
     see_only(options.gpus)
     _require_bases(work)
     begun = [at_rung(each, 0, work.rungs) for each in work.members] + _climbed_before(work)
     runs = {prepare_run(each.spec, each.images, each.engine_reason, work.runs_dir): each for each in begun}
-    try:
-        ended = _carry_out(work, runs)
-    except Interrupted:
-        if work.members[0].spec.executor.use == "slurm":
-            work.emit(
-                "note", text="Slurm's jobs go on; the same command follows them, orchestrate.py cancel stops them"
-            )
-        raise
-    _tell_end(work, ended)
+    _tell_end(work, _carry_out(work, runs))
 
 
 def plan_sweep(stages: Sequence[Stage[Any]], options: Options, ask: SweepAsk) -> Work:
     """Everything settled, nothing done."""
     known = [stage.name for stage in stages]
     until = options.until or known[-1]
-    if until not in known:
-        raise UsageError(f'"{until}" is no stage; stages: {", ".join(known)}')
+    require_stages(known, until)
     if options.force:
         raise UsageError("--force: a sweep does what is missing; fix: --force on the style's own command")
     if options.mps and options.parallel == 1:
@@ -118,6 +122,8 @@ def plan_sweep(stages: Sequence[Stage[Any]], options: Options, ask: SweepAsk) ->
     styles = style_names(options)
     seed = load_spec(styles[0], options, images=None).train.seed
     members = plan_members(options, styles, ask.points(seed), touch=not options.dry_run)
+    if len({each.spec.executor for each in members}) > 1:
+        raise UsageError("these styles name different executors; fix: --executor, or a sweep each")
     rungs = min(choose_rungs(each.spec.train, len(members)) for each in members) if ask.halving else 1
     parts = [[each.spec.model_dump(mode="json", exclude={"executor": True}) for each in members], until, rungs]
     emit, _ = listen(options, len(stages))
@@ -137,7 +143,8 @@ def _climbed_before(work: Work) -> list[Member]:
     ]
 
 
-def _show(work: Work) -> Plan:
+def show(work: Work) -> Plan:
+    """Prints the plan and what it takes."""
     counts = [max(1, len(work.members) // ETA**rung) for rung in range(work.rungs)]
     rungs = [[at_rung(each, rung, work.rungs) for each in work.members[:count]] for rung, count in enumerate(counts)]
     known = [stage.name for stage in work.stages]
@@ -147,10 +154,12 @@ def _show(work: Work) -> Plan:
 
 
 def _how(work: Work) -> str:
-    if work.packs:
+    if work.packs_here:
         return "trained in one pass, in this process"
-    use, slots = work.members[0].spec.executor.use, len(machine_slots(work.options))
-    return f"executor {use}" + (f", {slots} at once" if use != "slurm" and slots > 1 else "")
+    if work.packs:
+        return f"divided over {len(work.slots)} GPUs, on each trained in one pass"
+    slots = len(work.slots) if work.executor.is_here else 1
+    return f"executor {work.executor.use}" + (f", {slots} at once" if slots > 1 else "")
 
 
 def _agreed(ask: SweepAsk, plan: Plan, *, as_json: bool) -> bool:
@@ -164,9 +173,10 @@ def _require_bases(work: Work) -> None:
     """Every base that will be trained on, fetched and checked, before the first run begins."""
     if work.names[-1] in {"audit", "preprocess", "caption", "configure"}:
         return
+    seen = list_gpus() if work.executor.use == "local" else []
     for member in {(each.spec.base, each.spec.train.processes): each for each in work.members}.values():
-        if member.spec.executor.use == "local":
-            require_gpus(member.spec.train.processes, os.environ, list_gpus())
+        if work.executor.use == "local":
+            require_gpus(member.spec.train.processes, os.environ, seen)
         resolve_base(member.spec.base.model, member.spec.base.revision, work.emit)
 
 
@@ -178,8 +188,6 @@ def _carry_out(work: Work, runs: dict[RunPaths, Member]) -> Mapping[RunPaths, St
         if work.options.mps:
             os.environ.update(stack.enter_context(mps_environment(work.emit)))
         executor = stack.enter_context(contextlib.closing(_executor(work, runs)))
-        if not work.packs:
-            _do_shared(work, executor, runs, progress)
 
         def begin(member: Member) -> RunPaths:
             run = prepare_run(member.spec, member.images, member.engine_reason, work.runs_dir)
@@ -188,13 +196,22 @@ def _carry_out(work: Work, runs: dict[RunPaths, Member]) -> Mapping[RunPaths, St
             return run
 
         climb = Climb(work.members, runs, work.rungs, begin, work.emit)
-        return carry_out(executor, list(runs), work.names, progress, climb.follow, python=work.python)
+        try:
+            if not work.packs_here:
+                _do_shared(work, executor, runs, progress)
+            return carry_out(executor, list(runs), work.names, progress, climb.follow, python=work.executor.python)
+        except Interrupted:
+            if executor.outlives:
+                work.emit("note", text=_GOES_ON.format(name=executor.name))
+            raise
 
 
 def _executor(work: Work, runs: Mapping[RunPaths, Member]) -> Executor:
-    if work.packs:
+    if work.packs_here:
         return OneProcess(runs, work.stages, work.options, work.until)
-    return make_executor(work.members[0].spec.executor, machine_slots(work.options))
+    if work.packs:
+        return PassPerGpu(work.slots, work.executor.max_retries, lambda run: planned_steps(runs[run])[0])
+    return make_executor(work.executor, work.slots)
 
 
 def _do_shared(work: Work, executor: Executor, runs: Mapping[RunPaths, Member], progress: Progress) -> None:
@@ -206,7 +223,7 @@ def _do_shared(work: Work, executor: Executor, runs: Mapping[RunPaths, Member], 
         if leaders:
             labels = ", ".join(progress.labels[run] for run in leaders)
             work.emit("note", text=f"first, for all: up to {leg.until}, by {labels}")
-            carry_out(executor, leaders, until, lambda _: None, python=work.python)
+            carry_out(executor, leaders, until, lambda _: None, python=work.executor.python)
 
 
 def _save(work: Work, runs: Mapping[RunPaths, Member]) -> None:
@@ -228,7 +245,8 @@ def _tell_end(work: Work, ended: Mapping[RunPaths, Standing]) -> None:
     show_ranking(results.ranked, as_json=work.options.json)
     page = write_report(work.runs_dir, results)
     failed = {run: each for run, each in ended.items() if each.state != "finished"}
-    told = f"{len(ended) - len(failed)} of {len(ended)} runs are done; report: {shown(page)}"
+    again = "; the same command tries the rest again" if failed else ""
+    told = f"{len(ended) - len(failed)} of {len(ended)} runs are done{again}; report: {shown(page)}"
     work.emit("sweep_end", name=work.name, done=len(ended) - len(failed), failed=len(failed), report=str(page))
     if not work.options.json:
         stdout.print(told, markup=False)

@@ -13,15 +13,14 @@ from brushset.buckets import count_steps, share_batches
 from brushset.cli.options import Options
 from brushset.cli.runs import resolve_style
 from brushset.errors import UsageError
-from brushset.images import source_digest
-from brushset.listing import list_source_images
+from brushset.images import CAPTION_SUFFIX, source_digest
 from brushset.manifest import run_identity
 from brushset.paths import PROJECT
 from brushset.prepare.holdout import count_heldout
 from brushset.spec import StyleSpec
 from brushset.stages.configure import choose_repeats
 from brushset.sweeps.halving import rung_settings
-from brushset.sweeps.space import Point, as_setting
+from brushset.sweeps.space import Point, as_setting, short_value
 
 _NOT_VARIED = {
     "executor.": "says where runs are done, and is no part of what they are; fix: --executor, or --set",
@@ -50,12 +49,14 @@ def plan_members(options: Options, styles: Sequence[str], points: Sequence[Point
         UsageError: everything that is wrong with any of them, a line each.
     """
     wrong = _refusals(points)
+    apart = dataclasses.replace(options, gpus=None)  # each GPU is for runs of its own, none is for all of them
     members: dict[str, Member] = {}
     digests: dict[Path, Mapping[str, str]] = {}
     for style in styles:
         for point in points if not wrong else ():
             try:
-                spec, reason = resolve_style(style, with_settings(options, point), touch=touch)
+                spec, reason = resolve_style(style, with_settings(apart, point), touch=touch)
+                _refuse_spread(spec)
             except UsageError as error:
                 wrong += str(error).splitlines()
                 continue
@@ -86,24 +87,27 @@ def with_settings(options: Options, point: Mapping[str, Any]) -> Options:
 
 def label_of(style: str, point: Point) -> str:
     """`network_dim=8 unet_lr=0.0001`."""
-    words = [f"{key.rpartition('.')[2]}={_short(value)}" for key, value in point.items()]
+    words = [f"{key.rpartition('.')[2]}={short_value(value)}" for key, value in point.items()]
     return " ".join([style, *words] if style else words)
 
 
-def planned_steps(spec: StyleSpec) -> tuple[int, int]:
+def planned_steps(member: Member) -> tuple[int, int]:
     """Optimizer steps and epochs, as far as file names tell: the audit may leave images out, and buckets add a few."""
-    folder = spec.images_dir(PROJECT)
-    found = len(list_source_images(folder)) if folder.is_dir() else 0
+    spec, found = member.spec, sum(not name.endswith(CAPTION_SUFFIX) for name in member.images)
     images = max(1, found - count_heldout(found, spec.dataset))
     repeats, _ = choose_repeats(spec.train, images)
     batches = math.ceil(images * repeats / spec.train.batch_size)
     return count_steps(spec.train, share_batches(batches, spec.train.processes))
 
 
+def _refuse_spread(spec: StyleSpec) -> None:
+    if spec.train.processes > 1 and spec.executor.use == "local":
+        raise UsageError(
+            f"{spec.name}: [train] processes = {spec.train.processes} spreads one run over several GPUs, and a sweep puts "
+            "runs of its own on each; fix: --set train.processes=1"
+        )
+
+
 def _refusals(points: Sequence[Point]) -> list[str]:
     keys = dict.fromkeys(key for point in points for key in point)
     return [f"{key}: {why}" for key in keys for start, why in _NOT_VARIED.items() if key.startswith(start)]
-
-
-def _short(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -26,6 +26,7 @@ class OneProcess:
 
     name = "local"
     poll_every_s = 0.0
+    outlives = False
 
     def __init__(
         self, members: Mapping[RunPaths, Member], stages: Sequence[Stage[Any]], options: Options, until: str

@@ -13,13 +13,11 @@ from brushset.files import write_atomic, write_json
 from brushset.manifest import RunManifest, read_manifest
 from brushset.page.sweep import SweepPage, render_sweep, sweep_json
 from brushset.paths import RunPaths, RunsDir
-from brushset.pipeline import load_record
+from brushset.pipeline import load_record, load_records
 from brushset.sweeps.ledger import Entry, Sweep, load_sweep
 from brushset.sweeps.ranking import Ranked, rank
 from brushset.sweeps.scores import read_score
 from brushset.sweeps.space import as_setting
-
-_STAGES = ("audit", "preprocess", "caption", "configure", "train", "choose", "convert", "evaluate", "export", "report")
 
 
 @dataclass(frozen=True)
@@ -83,8 +81,8 @@ def _result(entry: Entry, run: RunPaths, manifest: RunManifest | None, style: st
 
 def _seconds(run: RunPaths) -> float:
     """Of the stages that this run did itself."""
-    records = [record for stage in _STAGES if (record := load_record(run, stage)) and not record.taken_from]
-    return sum(record.ended_at - record.started_at for record in records)
+    records = load_records(run).values()
+    return sum(record.ended_at - record.started_at for record in records if not record.taken_from)
 
 
 def _best_command(results: Results) -> str:

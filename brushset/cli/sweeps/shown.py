@@ -38,7 +38,7 @@ def price(plan: Plan, runs: RunsDir) -> Cost:
     history = read_history(runs, device_name())
     planned = []
     for member in (member for rung in plan.rungs for member in rung):
-        steps, epochs = planned_steps(member.spec)
+        steps, epochs = planned_steps(member)
         planned.append(Planned(steps, pace_of(member.spec, history), wanted_bytes(member.spec.train, epochs)))
     return add_up(planned, evaluates=plan.evaluates)
 
@@ -53,14 +53,14 @@ def show_plan(plan: Plan, cost: Cost, *, as_json: bool) -> None:
     table = Table("", "run", "steps", "epochs")
     for number, member in enumerate(plan.rungs[0], 1):
         if number <= _ROWS:
-            steps, epochs = planned_steps(member.spec)
+            steps, epochs = planned_steps(member)
             table.add_row(str(number), member.label, str(steps), str(epochs))
     stdout.print(table)
     if (hidden := len(plan.rungs[0]) - _ROWS) > 0:
         stdout.print(f"… and {hidden} more")
     stdout.print(f"sweep   {plan.name}: {plan.how}", markup=False)
     for number, rung in enumerate(plan.rungs if len(plan.rungs) > 1 else (), 1):
-        stdout.print(f"rung {number}  {len(rung)} × {planned_steps(rung[0].spec)[0]} steps", markup=False)
+        stdout.print(f"rung {number}  {len(rung)} × {planned_steps(rung[0])[0]} steps", markup=False)
     for line in cost_lines(cost):
         stdout.print(line, markup=False)
 
@@ -113,7 +113,8 @@ def show_ranking(ranked: Sequence[Ranked], *, as_json: bool) -> None:
         return
     if all(each.value is None for each in ranked):
         notes = [each.score.reported.note for each in ranked if each.score and each.score.reported.note]
-        stdout.print(f"no run has a score{f': {notes[0]}' if notes else ''}", markup=False)
+        if notes:
+            stdout.print(f"no run has a score: {notes[0]}", markup=False)
         return
     table = Table("", "run", "score", "95 % interval", "measure", "folder")
     for number, each in enumerate(ranked[:_ROWS], 1):
