@@ -41,8 +41,8 @@ _CAUSES = (
     ),
     (r"No data found\. Please verify", "it found no images to train on; fix: see [general] and [[datasets]] of config/dataset.toml"),
     (
-        r"Required library version not found: libbitsandbytes|CUDA Setup failed|No module named 'bitsandbytes'"
-        r"|libbitsandbytes\w*\.so: cannot open",
+        (r"Required library version not found: libbitsandbytes|CUDA Setup failed|No module named 'bitsandbytes'"
+        r"|libbitsandbytes\w*\.so: cannot open"),
         'bitsandbytes does not fit to this CUDA; fix: [train] optimizer = "AdamW"',
     ),
     (
