@@ -1,19 +1,15 @@
-"""Captions out to a spreadsheet and back in, by the real command."""
+"""Captions out to a spreadsheet and back in, by the command line."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import front_door
 import pytest
 from PIL import Image
-
-from brushset.paths import PROJECT
 
 
 class Workplace:
@@ -29,11 +25,8 @@ class Workplace:
                 folder / f"{name}.png"
             )
 
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "orchestrate.py", "caption", "--style", "cartoon", "--runs-dir", str(self.root / "runs"), *words],
-            cwd=PROJECT, capture_output=True, text=True, check=False, env={**os.environ, "SD_SCRIPTS_DIR": ""},
-        )  # fmt: skip
+    def run(self, *words: str) -> front_door.Done:
+        return front_door.call("caption", "--style", "cartoon", "--runs-dir", str(self.root / "runs"), *words)
 
     def caption(self) -> None:
         settings = (
@@ -55,7 +48,8 @@ class Workplace:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Workplace:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    monkeypatch.setenv("SD_SCRIPTS_DIR", "")
     return Workplace(tmp_path)
 
 

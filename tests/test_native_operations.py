@@ -82,11 +82,12 @@ def test_a_step_starts_few_operations_and_awaits_none(
 @pytest.mark.parametrize(
     ("dataset", "training"),
     [
-        ({"caption_dropout_rate": 0.5, "flip_aug": True}, {"noise_offset": 0.1, "min_snr_gamma": 5.0}),
-        ({"shuffle_caption": True}, {"gradient_accumulation_steps": 2, "cache_latents": False, "clip_skip": (1, 2)}),
+        ({"caption_dropout_rate": 0.5, "flip_aug": True, "shuffle_caption": True},
+         {"noise_offset": 0.1, "min_snr_gamma": 5.0, "gradient_accumulation_steps": 2, "cache_latents": False,
+          "clip_skip": (1, 2)}),
         ({}, {"loss_type": "huber", "ip_noise_gamma": 0.1, "gradient_checkpointing": True, "max_token_length": 150}),
     ],
-)
+)  # fmt: skip
 @pytest.mark.parametrize("unet_only", [True, False])
 def test_no_setting_makes_a_step_wait_or_cross(
     tmp_path: Path, tiny_base: BaseFile, unet_only: bool, dataset: dict[str, Any], training: dict[str, Any]

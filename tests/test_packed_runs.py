@@ -1,4 +1,6 @@
-"""Several styles trained in one pass through the front door, for real, on the narrow base."""
+"""Several styles trained in one pass through the front door, for real, on the narrow base. What is stopped or killed is a
+process of its own; the rest is called in this one.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import front_door
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
@@ -40,31 +43,38 @@ class Packed:
                 picture = Image.effect_noise((128, 128), 40 + 9 * number + len(style)).convert("RGB")
                 picture.save(self.folders[style] / f"{number}.png")
 
-    def start(self, *more: str, epochs: int = 2, runs: Path | None = None) -> subprocess.Popen[str]:
+    def words(self, *more: str, epochs: int = 2, runs: Path | None = None) -> list[str]:
+        """The command's."""
         images = [word for style, folder in self.folders.items() for word in ("--images", f"{style}={folder}")]
         length = ["--epochs", str(epochs), "--set", "train.repeats=1"]
-        argv = [sys.executable, str(PROJECT / "orchestrate.py"), *images, *SMALL, *length, *more]
-        argv += ["--runs-dir", str(runs or self.runs)]
-        return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return [*images, *SMALL, *length, *more, "--runs-dir", str(runs or self.runs)]
 
     def go(self, *more: str, code: int = 0, **how: Any) -> list[dict[str, Any]]:
-        said, errors = (process := self.start(*more, **how)).communicate(timeout=300)
-        assert process.returncode == code, errors
-        return [json.loads(line) for line in said.splitlines()]
+        done = front_door.call(*self.words(*more, **how))
+        assert done.returncode == code, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
 
-    def stop_at(self, step: int, style: str, signum: int, *more: str, epochs: int) -> tuple[int, str]:
-        """Starts the command, and sends it a signal once the style has done a step; returns the exit code and stderr."""
-        process = self.start(*more, epochs=epochs)
+    def stop_at(
+        self, step: int, style: str, signum: int, *more: str, epochs: int
+    ) -> tuple[int, str, list[dict[str, Any]]]:
+        """Starts the command, and sends it a signal once the style has done a step; returns the exit code, stderr, and all
+        that was told.
+        """
+        argv = [sys.executable, str(PROJECT / "orchestrate.py"), *self.words(*more, epochs=epochs)]
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        told, sent = list[dict[str, Any]](), False
         try:
             for event in read(process):
+                told.append(event)
                 if event["event"] == "train_step" and event["style"] == style and event["step"] == step:
                     os.kill(process.pid, signum)
-                    break
+                    sent = True
+                assert sent or event["event"] != "error", event
             errors = process.communicate(timeout=60)[1]
         finally:
             process.kill()
             process.communicate()
-        return process.returncode, errors
+        return process.returncode, errors, told
 
     def manifest(self, style: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.runs / style / "latest" / "run.json").read_text())
@@ -76,11 +86,11 @@ class Packed:
 
 
 def read(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
+    """What is told, to the end; the last line of one that is killed may be cut."""
     assert process.stdout is not None
-    while line := process.stdout.readline():
-        event = json.loads(line)
-        assert event["event"] != "error", event
-        yield event
+    for line in process.stdout:
+        if line.endswith("}\n"):
+            yield json.loads(line)
 
 
 def steps(events: list[dict[str, Any]], style: str) -> list[int]:
@@ -132,25 +142,35 @@ def test_three_styles_leave_what_each_leaves_alone(packed: Packed, tmp_path: Pat
     assert "train_step" not in {event["event"] for event in again}
 
 
+def check_gone_on(events: list[dict[str, Any]], before: list[dict[str, Any]]) -> None:
+    """Steps go on from where the command was before, of those styles that had not ended, or from a little earlier."""
+    assert steps(events, "anime") == []
+    for style in ("cartoon", "watercolor"):
+        gone_on, next_one = steps(events, style), steps(before, style)[-1] + 1
+        assert 1 < gone_on[0] <= next_one
+        assert gone_on == list(range(gone_on[0], gone_on[-1] + 1))
+
+
 CHANGING = {"weights_sha256", "losses", "seconds", "phases"}
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_stopped_in_the_middle_the_same_command_goes_on(packed: Packed, signum: int) -> None:
-    often = ("--set", "train.save_state_minutes=0.000001")
-    code, errors = packed.stop_at(18, "cartoon", signum, *often, epochs=12)
-    assert code == (-9 if signum == signal.SIGKILL else 128 + signum), errors
-    assert packed.record("anime")["data"]["steps"] == 12, "what had ended is on record"
-    for style in ("cartoon", "watercolor"):
-        assert not (packed.runs / style / "latest/records/train.json").exists()
-    expected = "running" if signum == signal.SIGKILL else "interrupted"
-    assert {packed.manifest(style)["status"] for style in IMAGES} == {expected}
+def test_stopped_in_the_middle_the_same_command_goes_on(packed: Packed) -> None:
+    often, before = ("--set", "train.save_state_minutes=0.000001"), list[dict[str, Any]]()
+    for signum, step in ((signal.SIGINT, 16), (signal.SIGTERM, 19), (signal.SIGKILL, 22)):
+        code, errors, events = packed.stop_at(step, "cartoon", signum, *often, epochs=12)
+        assert code == (-9 if signum == signal.SIGKILL else 128 + signum), errors
+        assert packed.record("anime")["data"]["steps"] == 12, "what had ended is on record"
+        for style in ("cartoon", "watercolor"):
+            assert not (packed.runs / style / "latest/records/train.json").exists()
+        expected = "running" if signum == signal.SIGKILL else "interrupted"
+        assert {packed.manifest(style)["status"] for style in IMAGES} == {expected}
+        if before:
+            check_gone_on(events, before)
+        before = events
     events = packed.go(*often, epochs=12)
-    assert steps(events, "anime") == []
+    check_gone_on(events, before)
     for style in ("cartoon", "watercolor"):
-        gone_on = steps(events, style)
-        assert 1 < gone_on[0] <= 19
-        assert gone_on == list(range(gone_on[0], 25))
+        assert steps(events, style)[-1] == 24
         assert [point["step"] for point in packed.record(style)["data"]["losses"]] == list(range(1, 25))
         assert not list((packed.runs / style / "latest").glob("attempts"))
         assert not list((packed.runs / style / "latest").glob(".tmp*"))
@@ -170,13 +190,11 @@ def test_a_style_without_images_fails_alone_and_is_told_once(packed: Packed) -> 
 
 
 def test_a_dry_run_says_what_is_trained_in_one_pass(packed: Packed) -> None:
-    said, errors = (process := packed.start("--dry-run")).communicate(timeout=60)
-    assert process.returncode == 0, errors
-    assert "anime, cartoon, watercolor: trained in one pass" in said
-    said, _ = packed.start("--dry-run", "--set", "train.pack=false").communicate(timeout=60)
-    assert "one pass" not in said
-    said, _ = packed.start("--dry-run", "--parallel", "3").communicate(timeout=60)
-    assert "one pass" not in said
+    done = front_door.call(*packed.words("--dry-run"))
+    assert done.returncode == 0, done.stderr
+    assert "anime, cartoon, watercolor: trained in one pass" in done.stdout
+    for more in (("--set", "train.pack=false"), ("--parallel", "3")):
+        assert "one pass" not in front_door.call(*packed.words("--dry-run", *more)).stdout
     assert not packed.runs.exists()
 
 
