@@ -98,7 +98,7 @@ def make_choice(*, meaningful: bool = True, feasible: bool = True) -> Choice:
     )  # fmt: skip
     return Choice(
         weights=chosen.weights, weights_sha256="12" * 32, epoch=BEST_EPOCH, weight=BEST_WEIGHT, decided_by="retention",
-        feasible=feasible, meaningful=meaningful, encoder=CSD, candidates=tuple(candidates), bounds=BOUNDS,
+        feasible=feasible, meaningful=meaningful, encoder=CSD, measured_by={"retention": CSD, "fidelity": CLIP}, candidates=tuple(candidates), bounds=BOUNDS,
         reason="epoch 10 keeps no more of the style than the intervals allow to tell, so the earlier one is taken",
         reported=chosen.model_copy(update={"retention": estimate(0.76, 0.07), "images": 100}), words=words,
         chosen_on=PROMPTS[:2], reported_on=PROMPTS[2:], shown_prompts=PROMPTS, seeds=SEEDS, images=1016, seconds=1312.0,

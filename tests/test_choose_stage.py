@@ -53,6 +53,10 @@ def test_the_chosen_one_is_neither_the_first_nor_the_overtrained_last(tmp_path: 
     choice, context, told = run_choose(tmp_path)
     assert (choice.decided_by, choice.feasible, choice.meaningful) == ("retention", True, True)
     assert choice.encoder == "painted csd"
+    assert choice.measured_by == {
+        "retention": "painted csd", "fidelity": "painted clip", "diversity": "painted lpips",
+        "memorisation": "painted dinov2",
+    }  # fmt: skip
     kept = [
         (each.epoch, each.weight)
         for each in choice.candidates

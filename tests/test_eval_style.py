@@ -98,6 +98,11 @@ def test_an_encoder_that_is_blind_to_style_has_an_auc_of_a_half_and_one_that_see
 
 def test_styles_are_classified_and_the_confusion_matrix_has_a_row_a_cell():
     found = confusion(seen())
+    for shares, intervals in zip(found.shares, found.intervals, strict=True):
+        for share, interval in zip(shares, intervals, strict=True):
+            assert interval.low is not None
+            assert interval.high is not None
+            assert interval.low <= share <= interval.high
     assert found.rows == ("base", "base + style words", "ink 0.8", "wash 1")
     assert found.columns == ("ink", "wash", "base")
     np.testing.assert_allclose(found.shares.sum(axis=1), 1)

@@ -275,6 +275,7 @@ def test_scores_stand_with_n_direction_extractor_and_reason(tmp_path: Path):
     assert "↑ higher is better" in page
     assert "↓ lower is better" in page
     assert "20 references" in page
+    assert "; n = " in page
     assert "By clip x." in page
     assert "FID of cartoon 0.5 + anime 0.5: not measured: 1 image." in page
 
@@ -287,6 +288,13 @@ def test_the_page_holds_what_a_reader_asks_for(tmp_path: Path):
         "network_dim = 32", "blip 20", "ab" * 32,
     ):  # fmt: skip
         assert wanted in page, wanted
+
+
+def test_what_is_folded_is_printed_open(tmp_path: Path):
+    _, page = make_report(tmp_path)
+    printed = page[page.index("@media print") : page.index("</style>")]
+    assert "<details>" in page
+    assert "details::details-content { content-visibility: visible;" in printed
 
 
 def test_the_page_is_the_same_twice(tmp_path: Path):

@@ -269,6 +269,17 @@ def test_a_goal_is_met_only_where_the_whole_interval_keeps_it(
     assert goals({})[metric].standing(score.model_copy(update={"meaningful": False})) is None
 
 
+def test_the_fid_that_was_asked_for_is_told_and_never_judged() -> None:
+    fid = goals({})["fid"]
+    for value in (5.0, 300.0):
+        score = Score(
+            metric="fid", cell="c", value=value, low=value, high=value, n=200, higher_is_better=False, extractor="e",
+            meaningful=True,
+        )  # fmt: skip
+        assert fid.standing(score) is None
+    assert "below 30" in fid.text
+
+
 def test_goals_follow_the_bounds_that_the_choice_was_bound_by() -> None:
     found = goals({"min_fidelity": -0.5, "min_diversity": 0.9, "max_memorisation": 0.01})
     assert [found[name].text for name in ("clip_score_difference", "lpips_ratio", "memorisation_gap")] == [

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from brushset.page.plots import SERIES, page_figure, running_mean, to_svg
+from brushset.page.plots import ABOVE, SERIES, page_figure, running_mean, to_svg
 from brushset.records import Candidate, Choice, Estimate, Trained
 
 if TYPE_CHECKING:
@@ -96,5 +96,5 @@ def _plot(
         axes.set_title(title)
         axes.set_xlabel(across)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(fontsize=9)
+        axes.legend(**ABOVE)
         return to_svg(figure, f"{title}, of each run", "small")

@@ -44,7 +44,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
 @dataclass(frozen=True)
 class Goal:
     """What is aimed at: bounds of the value, and of its interval. Met where the whole interval keeps them, open where the
-    value alone does.
+    value alone does. Without any bound it is told, and judges nothing.
     """
 
     text: str
@@ -54,8 +54,9 @@ class Goal:
     surely_most: float | None = None
 
     def standing(self, score: Score) -> Standing | None:
-        """None where nothing was measured that means something."""
-        if score.value is None or not score.meaningful:
+        """None where nothing was measured that means something, and where there is nothing to judge by."""
+        bounds = (self.least, self.most, self.surely_least, self.surely_most)
+        if score.value is None or not score.meaningful or all(bound is None for bound in bounds):
             return None
         if (self.least is not None and score.value < self.least) or (self.most is not None and score.value > self.most):
             return "missed"
@@ -81,6 +82,7 @@ def goals(bounds: Mapping[str, float]) -> dict[str, Goal]:
         "memorisation_gap": Goal(f"surely below {memorisation:g}", most=memorisation, surely_most=memorisation),
         "lpips_ratio": diverse,
         "vendi_ratio": diverse,
+        "fid": Goal("asked for: below 30; of so few images to be read beside the floor, and not judged"),
         "kd_dinov2_difference": Goal("surely below 0: nearer than words bring the base", most=0.0, surely_most=0.0),
     }
 

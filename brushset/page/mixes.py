@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from brushset.page.pictures import thumbnail
+from brushset.page.template import sentence
 from brushset.records import Cell, Estimate, EvalReport, Matrix, MixChoice
 
 PICTURES = 3
@@ -70,7 +71,9 @@ def matrix_tables(matrices: Iterable[Matrix], *kinds: str) -> list[MatrixTable]:
     for matrix in matrices:
         kind = next((kind for kind in kinds if matrix.name.startswith(kind)), None)
         if kind is not None and kind not in found and matrix.rows:
-            found[kind] = matrix_table(matrix, *_TITLES.get(kind, (matrix.name, "")), diverging=kind in _DIVERGING)
+            title, about = _TITLES.get(kind, (matrix.name, ""))
+            about = f"{about} {sentence(matrix.note)}".strip()
+            found[kind] = matrix_table(matrix, title, about, diverging=kind in _DIVERGING)
     return [found[kind] for kind in kinds if kind in found]
 
 

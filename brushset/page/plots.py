@@ -26,6 +26,10 @@ _VARIABLES = {
 }  # fmt: skip
 SERIES = ((BLUE, "o", "-"), (ORANGE, "s", "--"), (TEAL, "^", "-."), (PINK, "D", ":"))
 """Colour, marker and line style of the first, second … series of a plot."""
+ABOVE: dict[str, Any] = {
+    "fontsize": 8.5, "loc": "lower right", "bbox_to_anchor": (1.0, 0.98), "ncols": 4, "borderpad": 0, "columnspacing": 1.2,
+}  # fmt: skip
+"""A legend beside the title, where it hides no point."""
 _MARKED_BELOW = 40
 _CSS_PX = 96  # an inch
 

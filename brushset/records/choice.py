@@ -61,6 +61,9 @@ class Choice(Record):
     reason: str
     meaningful: bool = Field(description="nothing made up took part; that much may still be missing")
     encoder: str = Field("", description="that style was measured by")
+    measured_by: dict[str, str] = Field(
+        {}, description="each number of a candidate → the extractor that it was measured by, with its weights' hash"
+    )
     candidates: tuple[Candidate, ...] = ()
     reported: Candidate | None = Field(
         None, description="the chosen one on the prompts that it was not chosen by: what to expect of it"

@@ -111,7 +111,8 @@ def _agreement(name: str, reports: Mapping[str, EvalReport], measured: Mapping[P
     shared = sorted(predicted.keys() & measured.keys(), key=sorted)
     pairs = tuple(PredictedPair(_two(pair), predicted[pair], measured[pair]) for pair in shared)
     if len(pairs) < LEAST_PAIRS:
-        note = f"not measured: {len(pairs)} pairs with both a prediction and a measurement; {LEAST_PAIRS} are the least"
+        many = f"{len(pairs)} pair{'' if len(pairs) == 1 else 's'}"
+        note = f"not measured: {many} with both a prediction and a measurement; {LEAST_PAIRS} are the least"
         return PredictionAgreement(name, meaning, pairs, note=note)
     found = compare_prediction(predicted, measured)
     if math.isnan(found.rho):
