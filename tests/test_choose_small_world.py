@@ -15,7 +15,7 @@ from small_world.runs import make_runs
 from small_world.styles import TRIGGERS, make_style
 
 BOUNDS = {"min_fidelity": -15.0}  # the small world's CLIP score reads one of a handful of words, or it does not
-LONG = {"unet_lr": 5e-3, "text_encoder_lr": 2e-3, "epochs": 60, "save_every_n_epochs": 12}
+LONG = {"unet_lr": 5e-3, "text_encoder_lr": 2e-3, "epochs": 60, "batch_size": 6, "save_every_n_epochs": 12}
 
 
 @pytest.fixture(scope="module")

@@ -20,21 +20,21 @@ from small_world.runs import make_runs
 from small_world.styles import make_style
 
 STYLES = ("dusk", "snow", "hatched")
-RECIPE = {"epochs": 15, "unet_lr": 5e-3}
+RECIPE = {"epochs": 12, "unet_lr": 5e-3}
 EVALUATE: dict[str, Any] = {
     "weight": 1.0, "weights": (1.0,), "pair_weights": (1.0, 1.0), "pair_sweep": (), "triple_partners": 0,
-    "trigger_cells": False, "min_mix_fidelity": -100.0, "min_balance": 0.0,
+    "trigger_cells": False, "seeds": (1,), "steps": 8, "min_mix_fidelity": -100.0, "min_balance": 0.0,
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, small_base: BaseFile) -> dict[str, RunPaths]:
-    """Three styles trained in one pass, of which dusk is evaluated with both others."""
+    """Three styles trained in one pass, of which dusk is evaluated with both others: these need no choice, and keep one file."""
     root = tmp_path_factory.mktemp("mixes")
     pictures = {name: make_style(name, 24, seed) for seed, name in enumerate(STYLES, start=1)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("eval.look.load_extractors", small_extractors)
-        found = make_runs(root, small_base, pictures, until="convert", train=RECIPE, evaluate=EVALUATE)
+        found = make_runs(root, small_base, pictures, until="train", train=RECIPE, evaluate=EVALUATE)
         own = {"dusk": pictures["dusk"]}
         return found | make_runs(root, small_base, own, until="evaluate", train=RECIPE, evaluate=EVALUATE)
 

@@ -4,7 +4,7 @@
     runs["hatched"].weights        # every epoch that [train] save_every_n_epochs names, and the last
 
 The same call with a later `until` goes on from there, as the front door would. Several styles are trained in one pass and
-know one another's adapters, as there, if each is first taken up to "convert". What evaluation looks through is patched by
+know one another's adapters, as there, if each is first taken up to "train": of one that keeps several files, up to "choose". What evaluation looks through is patched by
 the caller: `monkeypatch.setattr("eval.look.load_extractors", small_extractors)`.
 """
 
