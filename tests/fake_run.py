@@ -1,7 +1,8 @@
 """Stand-in for `run-one`: claims a run folder, takes steps, keeps its place, and leaves a record with one output.
 
 `python fake_run.py ROOT [--steps N] [--seconds S] [--exit CODE] [--silent] --submission NAME`. `--exit` ends like a run
-whose input is wrong; `--silent` exits with 0 and leaves nothing. Its "trainer" is a process of its own, as Kohya's is.
+whose input is wrong; `--silent` exits with 0 and leaves nothing. Its "trainer" is a process of its own, as Kohya's is, and
+in a session of its own, where no signal to a group of processes reaches it.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, stop)
     try:
         with claim_run(run, silent, submission=asked.submission) as claim:
-            trainer = subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            trainer = subprocess.Popen(["sleep", "600"], start_new_session=True, **nowhere)
             (run.root / "pids").write_text(f"{os.getpid()} {trainer.pid}")
             try:
                 train(run, claim, asked)

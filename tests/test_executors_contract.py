@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -220,6 +221,23 @@ def test_cancelling_stops_the_whole_tree_and_nothing_begins_afterwards(executor:
     assert not alive([*pids(running), *pids(other)])
     assert not (waiting.task.run.root / "trace.txt").exists()
     assert len(read_workers(running.task.run).starts) == 1
+
+
+def test_a_time_limit_saves_requeues_and_goes_on_by_slurms_own_clock(executor: Executor, make: Make) -> None:
+    """Slurm looks at its limits every 30 s. That a real training goes on: docs/LOG.md."""
+    if executor.name != "slurm":
+        pytest.skip("it has no time limit")
+    (handle,) = executor.submit([make("long", "--steps", "100000", "--seconds", "0.1")])
+    wait(executor, [handle], lambda _: (handle.task.run.root / "state.json").is_file())
+    subprocess.run(["scontrol", "update", f"JobId={handle.job}", "TimeLimit=1"], check=True, timeout=30)
+    wait(executor, [handle], started_again(handle, 2))
+    workers = read_workers(handle.task.run)
+    end = workers.ending(workers.starts[0])
+    assert end is not None
+    assert (end.exit_code, end.passing) == (143, True)
+    assert went_on_from(handle)[1] > 0
+    executor.cancel(handle)
+    assert states(wait(executor, [handle])) == ["cancelled"]
 
 
 def test_what_a_lost_node_held_goes_on_elsewhere_and_its_zombie_publishes_nothing(

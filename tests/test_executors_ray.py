@@ -13,7 +13,8 @@ import pytest
 
 from brushset.errors import EnvironmentProblem, UsageError
 from brushset.executors.ray import Death, RayExecutor
-from brushset.paths import RunPaths
+from brushset.files import read_toml
+from brushset.paths import PROJECT, RunPaths
 from brushset.protocols import Task
 from brushset.spec import RaySection
 
@@ -73,6 +74,12 @@ def test_a_cluster_of_our_own_is_small_silent_and_on_the_loopback(monkeypatch: p
     assert Path(how["_temp_dir"]).is_dir()
     executor.close()
     assert not Path(how["_temp_dir"]).exists()
+
+
+def test_plain_ray_is_enough() -> None:
+    """Ray's dashboard agent comes with ray[default]; with it a start took twice as long, and failed now and then."""
+    extras = read_toml(PROJECT / "pyproject.toml")["project"]["optional-dependencies"]
+    assert [each.partition(">")[0] for each in extras["ray"]] == ["ray"]
 
 
 def test_a_start_that_fails_is_tried_three_times(monkeypatch: pytest.MonkeyPatch) -> None:

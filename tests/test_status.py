@@ -41,11 +41,11 @@ def started(run: RunPaths, **fields: Any) -> WorkerEvent:
     return event
 
 
-def of_a_dead_process(run: RunPaths) -> None:
+def of_a_dead_process(run: RunPaths, **fields: Any) -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     created = psutil.Process(child.pid).create_time()
     child.wait()
-    started(run, pid=child.pid, created=created)
+    started(run, pid=child.pid, created=created, **fields)
 
 
 def test_a_run_whose_process_lives_runs_and_says_where_and_how_far(run: RunPaths) -> None:
@@ -72,6 +72,16 @@ def test_a_run_whose_process_is_gone_is_dead_whatever_run_json_says(run: RunPath
     assert (state.state, state.stage) == ("dead", "train")
     assert "is gone" in state.words
     assert not state.is_open
+
+
+def test_who_died_under_an_executor_that_lives_is_begun_anew(run: RunPaths) -> None:
+    note_submitted(run, submission="s", executor="local")
+    of_a_dead_process(run, submission="s")
+    assert state_of(run).state == "waiting"
+    assert "executor local begins it anew" in state_of(run).words
+    for _ in range(2):
+        of_a_dead_process(run, submission="s")
+    assert state_of(run).state == "dead"
 
 
 def test_another_machines_run_runs_while_it_speaks_and_is_silent_after_that(run: RunPaths) -> None:

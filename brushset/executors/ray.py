@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
 import shutil
 import signal
 import tempfile
@@ -21,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from brushset.errors import EnvironmentProblem, UsageError
-from brushset.executors.standing import Judge, attempt, newest_log
+from brushset.executors.standing import Judge, attempt, hand_over, newest_log
 from brushset.paths import RunPaths
 from brushset.protocols import Handle, Standing, Task
 from brushset.spec import RaySection
-from brushset.workers import note_cancelled, note_submitted, read_workers
+from brushset.workers import note_cancelled, read_workers
 
 _STARTS = 3
 _STORE_BYTES = 100 << 20  # nothing of ours goes through it
@@ -70,12 +69,9 @@ class RayExecutor:
 
     def submit(self, tasks: Sequence[Task]) -> list[Handle]:
         """Queues them in the cluster."""
-        submission = secrets.token_hex(4)
-        handles = [Handle(task, submission) for task in tasks]
+        handles = hand_over(tasks, self.name)
         for handle in handles:
-            run = handle.task.run
-            note_submitted(run, submission=submission, executor=self.name)
-            words = (str(run.root), list(handle.task.argv), submission, self._max_retries)
+            words = (str(handle.task.run.root), list(handle.task.argv), handle.submission, self._max_retries)
             self._refs[handle] = self._work.remote(*words)
         return handles
 

@@ -9,7 +9,6 @@ as the run's own record allows. Slurm itself requeues what a lost node held.
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from brushset.errors import EnvironmentProblem, Interrupted
-from brushset.executors.standing import Judge, attempt, newest_log
+from brushset.executors.standing import Judge, attempt, hand_over, newest_log
 from brushset.files import read_json, write_atomic, write_json
 from brushset.paths import PROJECT, RunPaths, RunsDir
 from brushset.process import child_env
@@ -53,10 +52,8 @@ class SlurmExecutor:
         """Submits one array."""
         if not tasks:
             return []
-        submission = secrets.token_hex(4)
+        submission = hand_over(tasks, self.name)[0].submission
         folder = RunsDir(tasks[0].run.root.parent.parent).submission(submission)
-        for task in tasks:
-            note_submitted(task.run, submission=submission, executor=self.name)
         runs = [{"root": str(task.run.root), "argv": task.argv} for task in tasks]
         write_json(folder / "runs.json", {"submission": submission, "max_retries": self._max_retries, "runs": runs})
         write_atomic(folder / "job.sh", batch_script(self._settings))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from brushset.paths import PROJECT, RunPaths
 from brushset.pipeline import load_record, outputs_hold
 from brushset.process import STATE_PATIENCE_S, run_command
 from brushset.protocols import Handle, Standing, Task
-from brushset.workers import Workers, is_alive, read_workers
+from brushset.workers import Workers, is_alive, note_submitted, read_workers
 
 RunCommand = Callable[..., object]
 _TAIL_BYTES = 4096
@@ -34,6 +35,14 @@ def last_handle(run: RunPaths, stages: Sequence[str]) -> Handle | None:
     """What an executor was last asked for of this run, by whichever process; None where none was."""
     asked = read_workers(run).submission
     return Handle(run_task(run, stages), asked.submission, asked.job) if asked else None
+
+
+def hand_over(tasks: Sequence[Task], executor: str) -> list[Handle]:
+    """Gives them one submission, and writes it down with each run before any engine hears of it."""
+    submission = secrets.token_hex(4)
+    for task in tasks:
+        note_submitted(task.run, submission=submission, executor=executor)
+    return [Handle(task, submission) for task in tasks]
 
 
 class Judge:

@@ -16,7 +16,7 @@ from brushset.files import one_line
 from brushset.manifest import RunManifest, read_manifest
 from brushset.paths import RunPaths
 from brushset.spec import ExecutorSection
-from brushset.workers import Workers, is_abandoned, is_alive, read_workers
+from brushset.workers import WorkerEvent, Workers, is_abandoned, is_alive, read_workers
 
 State = Literal["waiting", "running", "silent", "dead", "partial", "done", "failed", "interrupted", "cancelled"]
 SILENT_S = 600.0  # between two events of a training lie seconds, of a slow captioner minutes
@@ -78,13 +78,7 @@ def _judge(manifest: RunManifest, workers: Workers, quiet: float | None) -> tupl
     worker = workers.worker
     told = manifest.error.splitlines()[0] if manifest.error else ""
     if worker is not None:
-        alive = is_alive(worker)
-        if alive is False:
-            return "dead", f"process {worker.pid} is gone, without a word; fix: orchestrate.py resume"
-        if quiet is not None and quiet > SILENT_S:
-            where = "" if alive else f" on {worker.host}, which cannot be asked from here"
-            return "silent", f"silent for {_minutes(quiet)}{where}"
-        return "running", ""
+        return _judge_worker(worker, workers, quiet)
     if workers.cancelled:
         return "cancelled", "cancelled; fix: orchestrate.py resume"
     if _is_queued(workers):
@@ -96,6 +90,27 @@ def _judge(manifest: RunManifest, workers: Workers, quiet: float | None) -> tupl
         who = f"executor {asked.executor} (process {asked.pid}) is gone" if asked else "nobody was asked to do it"
         return "waiting", f"{who}; fix: orchestrate.py resume, or the command that made it"
     return manifest.status, told
+
+
+def _judge_worker(worker: WorkerEvent, workers: Workers, quiet: float | None) -> tuple[State, str]:
+    """Of a run on which a process works, or died."""
+    alive = is_alive(worker)
+    if alive is False and (executor := _who_follows(worker, workers)):
+        return "waiting", f"process {worker.pid} died; executor {executor} begins it anew"
+    if alive is False:
+        return "dead", f"process {worker.pid} is gone, without a word; fix: orchestrate.py resume"
+    if quiet is not None and quiet > SILENT_S:
+        where = "" if alive else f" on {worker.host}, which cannot be asked from here"
+        return "silent", f"silent for {_minutes(quiet)}{where}"
+    return "running", ""
+
+
+def _who_follows(dead: WorkerEvent, workers: Workers) -> str:
+    """The executor that will have another one go on where this one died; "" where there is none."""
+    asked = workers.submission
+    if asked is None or is_abandoned(asked) or dead.submission != asked.submission:
+        return ""
+    return asked.executor if workers.may_go_on(_MAX_RETRIES) else ""
 
 
 def _is_queued(workers: Workers) -> bool:

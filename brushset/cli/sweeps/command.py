@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import typer
@@ -24,12 +24,12 @@ from brushset.cli.sweeps.ask import SweepAsk
 from brushset.cli.sweeps.climb import Climb
 from brushset.cli.sweeps.members import Member, at_rung, plan_members, planned_steps
 from brushset.cli.sweeps.one_process import OneProcess
-from brushset.cli.sweeps.pass_per_gpu import PassPerGpu
 from brushset.cli.sweeps.report import read_results, write_report
 from brushset.cli.sweeps.shown import Plan, Progress, price, show_plan, show_ranking
 from brushset.engines import packs
 from brushset.errors import Interrupted, PartlyFailed, UsageError
 from brushset.executors import make_executor
+from brushset.executors.local import LocalExecutor, divide_evenly
 from brushset.executors.standing import is_finished
 from brushset.files import sha256_json, shown
 from brushset.paths import RunPaths, RunsDir
@@ -210,7 +210,10 @@ def _executor(work: Work, runs: Mapping[RunPaths, Member]) -> Executor:
     if work.packs_here:
         return OneProcess(runs, work.stages, work.options, work.until)
     if work.packs:
-        return PassPerGpu(work.slots, work.executor.max_retries, lambda run: planned_steps(runs[run])[0])
+        even = partial(
+            divide_evenly, count=len(work.slots), weigh=lambda handle: planned_steps(runs[handle.task.run])[0]
+        )
+        return LocalExecutor(work.slots, work.executor.max_retries, even)
     return make_executor(work.executor, work.slots)
 
 
