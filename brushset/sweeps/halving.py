@@ -1,10 +1,10 @@
 """Asynchronous successive halving (arXiv 1810.05934, algorithm 2): all settings are trained briefly, of each rung the best
 1/η are trained η times as long.
 
-Optuna and Ray Tune were looked at (5.0.0, 2.60.0). Both know a trial as something that goes on without a pause: it may go
-on or stop at the moment it reaches a rung, by those that came before, so that on one GPU, where runs come one by one, the
-first always goes on ("Optuna does not support suspending or resuming ongoing trials"), and a better one that waited never
-does. Both also want the trial within a process of theirs or a study of their own on the disk, where ours are run folders.
+Optuna's SuccessiveHalvingPruner and Ray Tune's ASHAScheduler were looked at (5.0.0, 2.60.0). Both know a trial as something
+that goes on without a pause: it may go on or stop at the moment it reaches a rung, by those that came before, so that on one
+GPU, where runs come one by one, the first always goes on ("Optuna does not support suspending or resuming ongoing trials"),
+and a better one that was stopped never does. Both also want the trial within a process of theirs or a study of their own on the disk, where ours are run folders.
 The rule itself is ten lines. Each rung is an ordinary run, with a whole schedule of its own length: half of a cosine is no
 result, and what is stopped half-way could not be evaluated. So the last rung costs what it always costs, and all those
 below, together, at most 1/(η − 1) of what one rung over all settings does.
