@@ -16,6 +16,7 @@ import pytest
 from sweep_case import make_run, record, say
 
 import orchestrate
+from brushset.cli import status
 from brushset.cli.guard import guarded
 from brushset.cli.lookafter.state import RunState, read_state
 from brushset.paths import RunPaths, RunsDir
@@ -140,6 +141,19 @@ def test_the_table_names_the_dead_and_the_json_holds_everything(
     told = json.loads(capsys.readouterr().out)
     assert (told["state"], told["attempts"], told["folder"]) == ("dead", 1, str(run.root))
     assert {"stage", "step", "where", "executor", "job", "quiet_s", "words", "status", "run_id"} <= told.keys()
+
+
+def test_a_narrow_screen_loses_columns_and_no_words(
+    run: RunPaths, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_a_dead_process(run)
+    monkeypatch.setattr(status.stdout, "_width", 60)
+    assert guarded(orchestrate.app, ["status", "--runs-dir", str(run.root.parents[1])]) == 0
+    said = capsys.readouterr().out
+    assert f" {run.run_id} " in said
+    assert "it/s" not in said
+    assert "last sign" not in said
+    assert "is gone, without a word; fix: orchestrate.py resume\n" in said
 
 
 def test_logs_are_told_by_run_id_and_followed_by_what(run: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -29,6 +30,8 @@ _FRAME_LINES = 4  # of the table's head and frame
 _COLUMNS = (
     "style", "run", "settings", "state", "stage", "step", "loss", "it/s", "ETA", "where", "tries", "last sign",
 )  # fmt: skip
+_ANY_WIDTH = 10_000
+_SPARE = ("last sign", "where", "tries", "it/s", "loss")  # the first to go on a narrow screen
 _COLOURS = {
     "running": "green",
     "done": "blue",
@@ -122,9 +125,21 @@ def _last_words(states: Sequence[RunState]) -> list[str]:
 
 
 def _table(states: Sequence[RunState], stages: Sequence[str], labels: Mapping[Path, str]) -> Table:
-    """A row a run; columns that would be empty are left out. `labels` are what runs of a sweep differ in."""
+    """A row a run, in as many columns as there is room for; empty ones are left out. `labels` are what runs of a sweep
+    differ in.
+    """
     rows = [_row(state, stages, labels.get(state.run.root, "")) for state in states]
     columns = [name for name in _COLUMNS if any(row[name] for row in rows)]
+    spare = [name for name in (*_SPARE, *(["style"] if labels else [])) if name in columns]
+    table = _of_columns(columns, rows)
+    boundless = stdout.options.update(max_width=_ANY_WIDTH)
+    while spare and Measurement.get(stdout, boundless, table).maximum > stdout.width:
+        columns.remove(spare.pop(0))
+        table = _of_columns(columns, rows)
+    return table
+
+
+def _of_columns(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> Table:
     table = Table()
     for name in columns:
         table.add_column(name, no_wrap=True)
