@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from typing_extensions import Unpack
 
+    from brushset.generation.sampler import Drawn
+
 __all__ = [
     "GenerateOptions", "ImageJob", "Mix", "MultiLoRAGenerator", "Options", "Sampling", "SamplingOptions",
     "create_comparison_grid", "mix_label",
@@ -193,9 +195,10 @@ class MultiLoRAGenerator:
         done, started = 0, time.monotonic()
         self._emit("progress", what="images", done=0, total=len(jobs))
         for batch in plan_batches(pictures, sampling.steps, size):
-            pixels = self._engine.draw([pictures[index] for index in batch], sampling)
+            drawn = self._engine.draw([pictures[index] for index in batch], sampling)
+            self._refuse_nan(drawn, [jobs[index] for index in batch])
             images = [
-                self._image(each, jobs[index], pictures[index]) for index, each in zip(batch, pixels, strict=True)
+                self._image(each, jobs[index], pictures[index]) for index, each in zip(batch, drawn.pixels, strict=True)
             ]
             done += len(batch)
             rate = done / max(time.monotonic() - started, 1e-6)
@@ -249,16 +252,19 @@ class MultiLoRAGenerator:
             label = key[0] + (f" ({job.method})" if job.method else "")
             self._emit("note", text=describe_strength(label, picture.course, sampling.steps, relative))
 
+    def _refuse_nan(self, drawn: Drawn, jobs: Sequence[ImageJob]) -> None:
+        for job, finite in zip(jobs, drawn.finite.tolist(), strict=True):
+            if not finite:
+                raise VerificationFailed(
+                    f'{self.base.path}: an image came out as NaN in {self.dtype}: "{job.prompt}", seed {job.seed}, '
+                    f"{mix_label(job.mix)}; fix: lower weights, or --precision fp32, which is dtype=torch.float32"
+                )
+
     def _image(self, pixels: torch.Tensor, job: ImageJob, picture: Picture) -> Image:
-        """From [3, H, W], 0 to 1."""
+        """From uint8 [H, W, 3]."""
         from PIL import Image
 
-        if not pixels.isfinite().all():
-            raise VerificationFailed(
-                f'{self.base.path}: an image came out as NaN in {self.dtype}: "{job.prompt}", seed {job.seed}, '
-                f"{mix_label(job.mix)}; fix: lower weights, or --precision fp32, which is dtype=torch.float32"
-            )
-        image = Image.fromarray((pixels.permute(1, 2, 0) * 255).round().byte().numpy())
+        image = Image.fromarray(pixels.numpy())
         told = {"prompt": job.prompt, "negative_prompt": picture.negative_prompt, "seed": job.seed}
         image.info.update({**told, "mix": mix_label(job.mix), "method": job.method or ""})
         return image

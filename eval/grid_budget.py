@@ -32,6 +32,11 @@ class GridBudget(Pace):
         left = None if granted is None else max(0.0, granted - choice.seconds / 60)
         return cls(left, choice.seconds / choice.images if choice.images else 0.0)
 
+    @property
+    def told(self) -> str:
+        """What is kept to, in words."""
+        return f"the budget, of which choosing left {self.minutes:.2g} minutes"
+
     def fit(self, settings: EvaluateSection, cells: int, emit: Emit) -> EvaluateSection:
         """The settings with as many prompts as there is time for, 4 at least; says what it will take."""
         seeds, prompts = len(unique_seeds(settings)), settings.prompts
@@ -44,9 +49,8 @@ class GridBudget(Pace):
         affordable = int(60 * self.minutes / self.per_image_s / (cells * seeds))
         kept = min(len(prompts), max(LEAST_PROMPTS, affordable))
         if kept < len(prompts):
-            told = f"to keep to the budget: {kept} of {len(prompts)} prompts"
-            self.notes.append(told)
-            emit("note", text=told)
+            what = f"{len(prompts) - kept} of {len(prompts)} prompts are left out"
+            emit("note", text=self.left_out(what))
         # Evenly, and the first ones that people are shown stay first.
         chosen = sorted({round(number * (len(prompts) - 1) / max(1, kept - 1)) for number in range(kept)})
         return settings.model_copy(update={"prompts": tuple(prompts[number] for number in chosen)})

@@ -38,6 +38,11 @@ class Pace:
         """Images a second, looked at."""
         return 1 / self.per_image_s if self.per_image_s else math.inf
 
+    @property
+    def told(self) -> str:
+        """What is kept to, in words."""
+        return f"the budget of {self.minutes:g} minutes"
+
     def measure(self, images: int, seconds: float) -> None:
         """Learns the speed from images made."""
         self.per_image_s = LOOKING * seconds / max(1, images)
@@ -75,7 +80,7 @@ class Pace:
 
     def left_out(self, what: str) -> str:
         """Notes, and returns, that something was not drawn."""
-        note = f"to keep to the budget of {self.minutes:g} minutes: {what}, at {self.per_image_s:.2g} s an image"
+        note = f"to keep to {self.told}: {what}, at {self.per_image_s:.2g} s an image"
         self.notes.append(note)
         return note
 

@@ -1,7 +1,7 @@
-"""The stage `evaluate`: sample the grid, let the generator go, then score what lies on disk.
+"""The stage `evaluate`: sample the grid, let the generator go, then score what was made.
 
-Images go to disk as they are made and are read again a cell at a time, so that the diffusion model and the encoders
-are never in memory together. A score none of whose models is real is worth nothing, and carries that with it:
+Images go to disk aside and to the encoders from memory (eval/frames.py), once the generator is gone: the diffusion model and
+the encoders are never in memory together. A score none of whose models is real is worth nothing, and carries that with it:
 `meaningful` on each score, on the report and in scores.json.
 """
 

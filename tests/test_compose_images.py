@@ -50,8 +50,22 @@ def engine(components: Components, adapters: dict[str, AdapterFile]) -> Engine:
 
 
 def draw(engine: Engine, course: Course) -> Any:
-    """Pixels [3, 64, 64], 0 to 1."""
-    return engine.draw([Picture(PROMPT, NEGATIVE, SEED, course)], SAMPLING)[0]
+    """Pixels [3, 64, 64], 0 to 1, as they are before they are rounded."""
+    import torch
+
+    with torch.no_grad():
+        latents = engine._sampler.sample([Picture(PROMPT, NEGATIVE, SEED, course)], SAMPLING)
+        pixels = engine.components.vae.decode(latents / engine.components.vae.config.scaling_factor).sample[0]
+    return (pixels / 2 + 0.5).clamp(0, 1)
+
+
+def test_what_is_drawn_is_that_rounded_to_eight_bits(engine: Engine) -> None:
+    import torch
+
+    drawn = engine.draw([Picture(PROMPT, NEGATIVE, SEED, COURSES["weighted"])], SAMPLING)
+    assert drawn.finite.tolist() == [True]
+    assert drawn.pixels.shape == (1, 64, 64, 3)
+    assert torch.equal(drawn.pixels[0], (draw(engine, COURSES["weighted"]) * 255).round().byte().permute(1, 2, 0))
 
 
 class ByHand:

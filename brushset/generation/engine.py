@@ -8,7 +8,7 @@ import torch
 
 from brushset.bases.load import Components
 from brushset.generation.prompts import PromptEncoder
-from brushset.generation.sampler import Models, Sampler
+from brushset.generation.sampler import Drawn, Models, Sampler
 from brushset.generation.settings import Picture, Sampling
 from brushset.generation.stack import LoraStack, Pairs
 from brushset.lora.adapter import AdapterFile
@@ -57,8 +57,8 @@ class Engine:
         self._text_stack.remove(name)
         self._renew()
 
-    def draw(self, pictures: Sequence[Picture], sampling: Sampling) -> torch.Tensor:
-        """Pixels [N, 3, height, width], 0 to 1 in float32 on the CPU, NaN where the models made it."""
+    def draw(self, pictures: Sequence[Picture], sampling: Sampling) -> Drawn:
+        """The images, decoded."""
         latents = self._sampler.sample(pictures, sampling)
         return self._sampler.decode(latents, at_a_time=1 if self._one_by_one else len(pictures))
 

@@ -39,6 +39,16 @@ class Models:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """Images as their PNGs hold them, uint8 [N, height, width, 3], RGB, on the CPU; `finite` bool [N] is false of one in
+    which the models made NaN: its pixels mean nothing.
+    """
+
+    pixels: torch.Tensor
+    finite: torch.Tensor
+
+
+@dataclass(frozen=True)
 class _Rows:
     """The rows of the UNet's batch: of which image [R], with which adapters, and the prompt [R, 77, width]; `counts` are the
     views of each image, `shares` [views, 1, 1, 1] each one's share, None where every image has one view.
@@ -94,16 +104,20 @@ class Sampler:
         return latents
 
     @torch.no_grad()
-    def decode(self, latents: torch.Tensor, *, at_a_time: int) -> torch.Tensor:
-        """Pixels [N, 3, height, width], 0 to 1 in float32, on the CPU."""
+    def decode(self, latents: torch.Tensor, *, at_a_time: int) -> Drawn:
+        """Rounded on the model's device, which a quarter of the bytes then leaves."""
         vae = self._models.vae
         scaled = (latents / vae.config.scaling_factor).to(vae.dtype)
+        finite = torch.zeros(len(latents), dtype=torch.bool)
 
         def run(part: slice) -> torch.Tensor:
-            return vae.decode(scaled[part], return_dict=False)[0].float().cpu()
+            made = vae.decode(scaled[part], return_dict=False)[0].float()
+            finite[part] = made.isfinite().flatten(1).all(1).cpu()
+            levels = ((made / 2 + 0.5).clamp(0, 1) * 255).round().byte()
+            return levels.permute(0, 2, 3, 1).contiguous().cpu()
 
         pixels = self._portion("decoder", latents).run(run, len(latents), min(at_a_time, _DECODED_AT_A_TIME))
-        return (pixels / 2 + 0.5).clamp(0, 1)
+        return Drawn(pixels, finite)
 
     def _noise(self, generators: Sequence[torch.Generator], sampling: Sampling) -> torch.Tensor:
         unet = self._models.unet

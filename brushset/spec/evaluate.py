@@ -95,7 +95,7 @@ class EvaluateSection(Section):
     budget_minutes: float | None = Field(
         None,
         gt=0,
-        description="of choosing and judging together: prompts, seeds and checkpoints are left out, and named; default: all is done",
+        description="of choosing and judging together: prompts, seeds and checkpoints are left out, also in the middle of a round, and named; default: all is done",
     )
     steps: int = Field(25, ge=1)
     guidance: float = Field(7.0, ge=1)
