@@ -1,4 +1,5 @@
-"""What the machine allows: a large matrix product, a copy, the VAE and CLIP in batches.
+"""What the machine allows: a large matrix product, a copy, the VAE and CLIP in batches. It is the first bench of a GPU's day,
+so it also makes the base of random numbers that the others find in the cache.
 
     python bench/ceilings.py --out lines.jsonl            # on a GPU SD 1.5's sizes; else a narrow model: seconds
 
@@ -45,10 +46,10 @@ def _stages(asked: argparse.Namespace) -> Iterator[Found]:
     device = asked.device
     yield {"stage": "matrix product", "tflop_per_s": matrix_rate(device) / 1e12}
     yield {"stage": "copy", "gb_per_s": _copy_rate(device) / 1e9}
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    models = load_components(
-        resolve_base(asked.base, None, silent), device=device, dtype=dtype, parts=("vae", "text_encoder")
-    )
+    dtype, begun = torch.bfloat16 if device == "cuda" else torch.float32, time.perf_counter()
+    base = resolve_base(asked.base, None, silent)
+    yield {"stage": f"{asked.base}, made once", "seconds": round(time.perf_counter() - begun, 1)}
+    models = load_components(base, device=device, dtype=dtype, parts=("vae", "text_encoder"))
     vae, encoder = models.vae, models.text_encoder
     for batch in asked.batches:
         pixels = torch.randn(batch, 3, asked.px, asked.px, device=device, dtype=dtype)

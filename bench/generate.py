@@ -97,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
         pixels: dict[int, Any] = {}
         for name, stage in _stages(work, compiled=asked.compile):
+            if asked.only and name not in asked.only:
+                continue
             rows.append({"way": name, **stage(pixels)})
             tell(rows[-1], asked.out)
     _print_table(asked, work, rows)
@@ -242,6 +244,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--box", type=float, default=60.0, help="seconds that a stage is timed for, at most")
     parser.add_argument("--threads", type=int, default=1, help="of a CPU")
     parser.add_argument("--compile", action="store_true", help="then all of ours compiled")
+    parser.add_argument("--only", nargs="+", metavar="WAY", help="these alone, by the names in the table")
     parser.add_argument("--out", type=Path, help="file that each stage's JSON line is added to")
     return parser.parse_args(argv)
 

@@ -4,9 +4,10 @@
     python bench/gpu_day.py --tiny --out day                  # narrow models on any CPU: that it runs, no more
 
 Every stage is a bench of this folder in a process of its own, with a time box of its own; its lines of JSON are in
-`--out`/lines.jsonl as soon as they are measured, its words in `--out`/<stage>.log, and what fails or does not fit is told
-and ends no other. Weights are random, since speed does not depend on them. Versions, clocks and the commands stand in the
-first line and in the logs.
+`--out`/<stage>.jsonl as soon as they are measured and in `--out`/lines.jsonl once it has ended, its words in
+`--out`/<stage>.log, and what fails or does not fit is told and ends no other. What the minutes did not reach is measured by
+another call, with `--only` and its name. Weights are random, since speed does not depend on them. Versions, clocks and the
+commands stand in the first line and in the logs. What to carry to a machine that fetches nothing: docs/gpu_day.md.
 """
 
 from __future__ import annotations
@@ -14,24 +15,29 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
 from bench.lines import add_line
+from brushset.trees import stop_processes
 
 FOLDER = Path(__file__).resolve().parent
 Found = dict[str, Any]
 IN_ALL_S = 470.0
+_STOP_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -52,22 +58,24 @@ class Stage:
 
 COMPILED = ("native, compiled", "native, 3 styles, compiled")
 STAGES = (
-    Stage("ceilings", "ceilings.py", 40, (), ("--device", "cpu")),
+    Stage("ceilings", "ceilings.py", 100, (), ("--device", "cpu")),
     Stage(
-        "steps", "train.py", 170, ("--minutes", "2.5", "--repeats", "3"),
+        "steps", "train.py", 170,
+        ("--minutes", "2.5", "--repeats", "2", "--packed", "1", "2", "4", "8", "--native-text", "2", "4"),
         ("--device", "cpu", "--px", "64", "--batches", "1", "--rank", "2", "--repeats", "1"),
     ),
-    Stage("equivalence", "equivalence.py", 30, (), ("--device", "cpu", "--batch", "1")),
     Stage(
         "folders to files", "folder_to_files.py", 130, ("--most", "125"), ("--images", "2", "--epochs", "1", "--px", "64")
     ),
+    Stage("equivalence", "equivalence.py", 40, (), ("--device", "cpu", "--batch", "1")),
     Stage(
-        "launches", "kohya.py", 110, ("--batch", "2", "--images", "48", "--epochs", "2", "--styles", "3"),
-        ("--size", "tiny", "--images", "2", "--batch", "1", "--epochs", "1", "--styles", "--variants", "tuned"),
+        "generation", "generate.py", 60, ("--mixes", "4", "--box", "10", "--only", "switched (PEFT)", "mixed", "one adapter"),
+        ("--device", "cpu", "--mixes", "3", "--prompts", "1", "--steps", "2", "--batch", "6", "--rank", "2"),
     ),
     Stage(
-        "generation", "generate.py", 60, ("--mixes", "4", "--box", "10"),
-        ("--device", "cpu", "--mixes", "2", "--prompts", "1", "--steps", "1", "--batch", "2", "--rank", "2"),
+        "launches", "kohya.py", 140,
+        ("--batch", "2", "--images", "16", "--epochs", "3", "--styles", "3", "--together", "tuned"),
+        ("--size", "tiny", "--images", "2", "--batch", "1", "--epochs", "1", "--styles", "--variants", "tuned"),
     ),
     Stage("compiled", "train.py", 120, ("--minutes", "1.8", "--batches", "4", "--compile", "--only", *COMPILED), None),
 )  # fmt: skip
@@ -85,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> list[Found]:
     asked = _parse(argv)
     asked.out.mkdir(parents=True, exist_ok=True)
     lines = asked.out / "lines.jsonl"
+    before = len(lines.read_text(encoding="utf-8").splitlines()) if lines.is_file() else 0  # of another call
     add_line({"bench": "gpu_day", **describe_machine()}, lines)
     ends = time.monotonic() + asked.minutes * 60
     for stage in STAGES:
@@ -92,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> list[Found]:
             continue
         box = min(stage.box_s if not asked.tiny else 600.0, ends - time.monotonic())
         _run(stage, asked, lines, box)
-    found = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
+    found = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()[before:]]
     show(found)
     return found
 
@@ -107,21 +116,25 @@ def describe_machine() -> Found:
     found: Found = {"date": time.strftime("%Y-%m-%d"), "python": sys.version.split()[0]}
     found |= {name: version(name) for name in packages} | {"cores": os.cpu_count()}
     if torch.cuda.is_available():
-        query = [
-            "nvidia-smi",
-            "--query-gpu=name,driver_version,clocks.sm,clocks.mem,power.limit",
-            "--format=csv,noheader",
-        ]
-        said = subprocess.run(query, capture_output=True, text=True, check=False)
-        found["gpu"] = said.stdout.strip() or torch.cuda.get_device_name()
+        said = ask_gpu("name,driver_version,clocks.sm,clocks.mem,power.limit")
+        found["gpu"] = said or torch.cuda.get_device_name()
     return found
+
+
+def ask_gpu(fields: str) -> str:
+    """nvidia-smi's answer, empty where there is none."""
+    query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+    if shutil.which(query[0]) is None:
+        return ""
+    return subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _run(stage: Stage, asked: argparse.Namespace, lines: Path, box_s: float) -> None:
     """One stage; its own lines, then one of how it ended."""
     row: Found = {"bench": stage.name}
-    if box_s < 5 or (asked.tiny and stage.tiny is None):
-        why = "it takes minutes on a CPU" if asked.tiny else f"{asked.minutes:g} minutes were over"
+    on_gpu_alone = asked.tiny and stage.tiny is None
+    if box_s < 5 or on_gpu_alone:
+        why = "it takes minutes on a CPU" if on_gpu_alone else f"{asked.minutes:g} minutes were over"
         add_line(row | {"left_out": why}, lines)
         return
     own = asked.out / f"{stage.name.replace(' ', '_')}.jsonl"
@@ -131,23 +144,30 @@ def _run(stage: Stage, asked: argparse.Namespace, lines: Path, box_s: float) -> 
     with (asked.out / f"{stage.name.replace(' ', '_')}.log").open("w", encoding="utf-8") as log:
         log.write(" ".join(command) + "\n")
         log.flush()
-        try:
-            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False, timeout=box_s).returncode
-            row |= {"failed": f"exit {code}, see {log.name}"} if code else {}
-        except subprocess.TimeoutExpired:
-            row["failed"] = f"stopped after {box_s:.0f} s, its time box"
+        with Popen(command, stdout=log, stderr=subprocess.STDOUT) as child:
+            try:
+                code = child.wait(box_s)
+                row |= {"failed": f"exit {code}, see {log.name}"} if code else {}
+            except subprocess.TimeoutExpired:  # its own children, too: they would slow down the stages that follow
+                stop_processes([psutil.Process(child.pid)], _STOP_S)
+                row["failed"] = f"stopped after {box_s:.0f} s, its time box"
     if own.is_file():
         for line in own.read_text(encoding="utf-8").splitlines():
             add_line({"bench": stage.name, **json.loads(line)}, lines)
+    clocks = ask_gpu("clocks.sm,clocks.mem,temperature.gpu")
+    row |= {"clocks": clocks} if clocks else {}
     add_line(row | {"took_s": round(time.monotonic() - begun, 1)}, lines)
 
 
 def show(found: Sequence[Found]) -> None:
     """The table of steps, the other figures, the targets."""
-    console = Console(width=150)
+    console = Console(width=180)
     console.print(f"{found[0]}", markup=False)
     steps = [row for row in found if row.get("bench") in {"steps", "compiled"} and "stage" in row]
-    table = Table("UNet", "batch a style", "way", "images/s", "× sd-scripts", "of the limit", "median ms", "peak MB")
+    table = Table(
+        "UNet", "batch a style", "way", "images/s", "× sd-scripts", "of the limit", "median ms", "operations", "kernels",
+        "GPU busy", "waits", "peak MB",
+    )  # fmt: skip
     for row in steps:
         if "images_per_s" not in row:
             table.add_row(
@@ -157,7 +177,9 @@ def show(found: Sequence[Found]) -> None:
         table.add_row(
             "and text" if row["text"] else "alone", str(row["batch"]), row["stage"], f"{row['images_per_s']:.3g}",
             _ratio(row, _held(steps, "sd-scripts", row)), _ratio(row, _held(steps, "limit", row)),
-            f"{1000 * row.get('median_s', row['step_s']):.1f}", f"{row['peak_mb']:.0f}" if "peak_mb" in row else "",
+            f"{1000 * row.get('median_s', row['step_s']):.1f}", _whole(row, "operations"), _whole(row, "kernels"),
+            f"{row['gpu_busy_s'] / row['step_s']:.0%}" if "gpu_busy_s" in row else "", _whole(row, "synchronising"),
+            _whole(row, "peak_mb"),
         )  # fmt: skip
     console.print(table)
     for row in found:
@@ -199,6 +221,10 @@ def _held(rows: Sequence[Found], stage: str, beside: Found) -> Found | None:
         if (row["stage"], row.get("batch"), row.get("text")) == (stage, beside["batch"], beside["text"])
     ]
     return same[0] if same and "images_per_s" in same[0] else None
+
+
+def _whole(row: Found, key: str) -> str:
+    return f"{row[key]:.0f}" if key in row else ""
 
 
 def _ratio(row: Found, other: Found | None) -> str:

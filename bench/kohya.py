@@ -165,6 +165,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, nargs="+", default=[2, 4], help="batch sizes")
     parser.add_argument("--styles", type=int, nargs="*", default=[3], help="so many at once, besides one")
     parser.add_argument("--variants", nargs="+", default=["stock", "tuned"], choices=("all", *VARIANTS))
+    parser.add_argument(
+        "--together", nargs="*", default=["stock", "tuned"], help="variants that are so many at once, too"
+    )
     parser.add_argument("--images", type=int, default=48, help="a multiple of every batch size gives equal steps")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--resolution", type=int, help="default 512, tiny 128")
@@ -193,7 +196,7 @@ def main(argv: Sequence[str]) -> int:
                   f"{work.images} images × {work.epochs} epochs, {work.precision}", markup=False)  # fmt: skip
     variants = VARIANTS if "all" in asked.variants else asked.variants
     plan = [(name, batch, 1, False) for batch in asked.batch for name in variants]
-    plan += [(name, batch, many, False) for batch in asked.batch for many in asked.styles for name in variants if name in ("stock", "tuned")]  # fmt: skip
+    plan += [(name, batch, many, False) for batch in asked.batch for many in asked.styles for name in variants if name in asked.together]  # fmt: skip
     plan += [("tuned", batch, many, True) for batch in asked.batch for many in asked.styles if asked.mps]
     rows = [_stage(work, stage, asked.out) for stage in plan]
     show(rows)

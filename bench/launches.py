@@ -114,7 +114,8 @@ def launch(run: RunPaths, work: Work, environ: Mapping[str, str], batch: int) ->
         if progress is not None and progress.step > len(found.step_ends):
             found.step_ends += [now] * (progress.step - len(found.step_ends))
 
-    env = child_env({**CHILD_SETTINGS, "SD_SCRIPTS_DIR": str(work.source.folder)}, environ)
+    carried = {"PYTHONPATH": environ["PYTHONPATH"]} if "PYTHONPATH" in environ else {}  # docs/gpu_day.md
+    env = child_env({**CHILD_SETTINGS, **carried, "SD_SCRIPTS_DIR": str(work.source.folder)}, environ)
     done = threading.Event()
     watcher = threading.Thread(target=_watch_processes, args=(run, found, done), daemon=True)
     watcher.start()

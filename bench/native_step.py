@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,13 +60,13 @@ def open_sessions(work: Work, styles: Iterable[int], dtype: torch.dtype | None =
     """Styles by number, in one pack, their adapters acting; `dtype` of the models: bf16 on a GPU, else float32."""
     import torch
 
-    from brushset.bases.load import load_components
     from brushset.native.session import open_pack
 
     torch.backends.cudnn.benchmark = work.device != "cpu"
     dtype = dtype or (torch.float32 if work.device == "cpu" else torch.bfloat16)
-    parts = ("unet", "text_encoder", "tokenizer")
-    models = load_components(work.base, device=work.device, dtype=dtype, parts=parts)
+    models = copy.deepcopy(_load(work.base, dtype))
+    for model in (models.unet, models.text_encoder):
+        model.to(work.device)
     numbers = list(styles)
     made = [_make_up(work, number, "bf16" if dtype == torch.bfloat16 else "no") for number in numbers]
     sessions = open_pack(made, models, cuda_graphs=work.cuda_graphs, compiled=work.compiled)
@@ -72,6 +74,14 @@ def open_sessions(work: Work, styles: Iterable[int], dtype: torch.dtype | None =
         _act(session, number)
     sessions[0].pack.flat.refresh()
     return sessions
+
+
+@functools.lru_cache(maxsize=1)
+def _load(base: Any, dtype: torch.dtype) -> Any:
+    """The models, once for all steps of a process, on the CPU: a pack puts its adapters into a copy."""
+    from brushset.bases.load import load_components
+
+    return load_components(base, device="cpu", dtype=dtype, parts=("unet", "text_encoder", "tokenizer"))
 
 
 def _act(session: Any, number: int) -> None:

@@ -1,7 +1,7 @@
 """sd-scripts' real training step on given models, counted and timed: bench/train.py's child, in a process of its own.
 
-`SD_SCRIPTS_DIR=… python bench/sd_scripts_step.py JOB.json` prints a line of JSON for each of its batch sizes, as it
-goes. process_batch, network, optimizer, accelerator, clipping and the reduction of gradients are sd-scripts' own;
+`SD_SCRIPTS_DIR=… python bench/sd_scripts_step.py JOB.json` prints a line of JSON for each of its batch sizes, with the
+UNet alone and with the text encoder, as it goes. process_batch, network, optimizer, accelerator, clipping and the reduction of gradients are sd-scripts' own;
 models and latents are of random numbers. On a GPU in bf16, with the optimizer that torch chooses there.
 """
 
@@ -9,6 +9,7 @@ models and latents are of random numbers. On a GPU in bf16, with the optimizer t
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -37,9 +38,9 @@ from bench.operations import Operations
 from bench.timing import measure
 
 
-def make_step() -> Any:
+def make_step(*, trains_text: bool) -> Any:
     """One whole step as a function, with everything it needs prepared as train_network.py does."""
-    base, trains_text = Path(job["base"]), job["text_encoder"]
+    base = Path(job["base"])
     on_gpu = job["device"] == "cuda"
     precision, dtype = ("bf16", torch.bfloat16) if on_gpu else ("no", torch.float32)
     options = ["--mixed_precision", precision, "--network_module", "networks.lora", "--learning_rate", "1e-4", "--sdpa"]
@@ -99,12 +100,17 @@ def make_step() -> Any:
     return step
 
 
+def measure_all(step: Any, *, text: bool) -> None:
+    """A line for each batch size."""
+    for size in job["batches"]:
+        found = measure(functools.partial(step, size), job["repeats"], device=job["device"], most_s=job["most_s"])
+        if job["device"] == "cpu":
+            with Operations() as counted:
+                step(size, optimize=False)  # the numbers that torch's AdamW reads lie on the host, on a GPU too
+            found["synchronising"] = counted.synchronising
+        print(json.dumps({"text": text, "batch": size, **found}), flush=True)
+
+
 torch.set_num_threads(1)
-made = make_step()
-for size in job["batches"]:
-    found = measure(lambda size=size: made(size), job["repeats"], device=job["device"], most_s=job["most_s"])
-    if job["device"] == "cpu":
-        with Operations() as counted:
-            made(size, optimize=False)  # the numbers that torch's AdamW reads lie on the host, on a GPU too
-        found["synchronising"] = counted.synchronising
-    print(json.dumps({"batch": size, **found}), flush=True)
+for text in (False, True):
+    measure_all(make_step(trains_text=text), text=text)

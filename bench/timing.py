@@ -7,25 +7,30 @@ import resource
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
 from bench.operations import Operations
+from brushset.failure import free_memory
 
 _WARM_UPS = 6
 """Steps before anything is measured: CUDA graphs are captured at the fourth."""
 
-_TIMED = 30
+_TIMED_A_REPEAT = 10
+"""Steps on a GPU; two repeats make the twenty that a median wants."""
 
 
 def measure(step: Callable[[], object], repeats: int, *, device: str = "cpu", most_s: float = 60.0) -> dict[str, float]:
     """One step, after others, within about `most_s`. On a CPU the smallest times of `repeats`, since others use the machine
-    too, and the most memory that the process has held so far; on a GPU the mean and the median of up to 50 between CUDA
-    events, the host's own time, and the most memory that torch has reserved.
+    too, and the most memory that the process has held so far; on a GPU the mean and the median of ten a repeat between CUDA
+    events, the host's own time, the most memory that torch has reserved for it, and what the GPU did in one step.
     """
     ends = time.monotonic() + most_s
+    if device != "cpu":  # what was measured before in this process is none of this step's memory
+        free_memory()
+        torch.cuda.reset_peak_memory_stats()
     for _ in range(1 if device == "cpu" else _WARM_UPS):
         step()
     with Operations() as counted:
@@ -53,10 +58,9 @@ def _on_cpu(step: Callable[[], object], repeats: int, ends: float) -> dict[str, 
 
 
 def _on_gpu(step: Callable[[], object], repeats: int, ends: float) -> dict[str, float]:
-    torch.cuda.reset_peak_memory_stats()
     times, host = [], []
-    for done in range(max(repeats, 3) * _TIMED // 3):
-        if done >= _TIMED // 3 and time.monotonic() > ends:
+    for done in range(repeats * _TIMED_A_REPEAT):
+        if done >= _TIMED_A_REPEAT and time.monotonic() > ends:
             break
         first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         first.record()
@@ -74,7 +78,29 @@ def _on_gpu(step: Callable[[], object], repeats: int, ends: float) -> dict[str, 
         "median_s": statistics.median(milliseconds) / 1000,
         "peak_mb": torch.cuda.max_memory_reserved() / 2**20,
         "timed": float(len(times)),
-    }
+    } | _profile(step)
+
+
+def _profile(step: Callable[[], object]) -> dict[str, Any]:
+    """What the GPU itself did in a step: a captured one is a launch to the host, and hundreds of kernels still."""
+    from torch.profiler import ProfilerActivity, profile
+
+    try:
+        with profile(activities=[ProfilerActivity.CUDA]) as told:
+            step()
+            torch.cuda.synchronize()
+        return sum_kernels(told.events() or ())
+    except RuntimeError as error:  # a container may keep the counters to itself; the times are worth having without
+        return {"kernels_failed": str(error)}
+
+
+def sum_kernels(events: Iterable[Any]) -> dict[str, float]:
+    """How many kernels and copies torch's profiler saw on the GPU, and their seconds, which do not overlap on one stream."""
+    from torch.autograd import DeviceType
+
+    spans = [event.time_range.elapsed_us() for event in events
+             if event.device_type == DeviceType.CUDA and not event.is_user_annotation]  # fmt: skip
+    return {"kernels": float(len(spans)), "gpu_busy_s": sum(spans) / 1e6}
 
 
 def _count_waits(step: Callable[[], object]) -> int:

@@ -17,6 +17,7 @@ Every stage has its own time box, and its result is written to `--out` as a line
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import subprocess
@@ -80,6 +81,10 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--batches", type=int, nargs="+", help="samples a style and step; default: 2, on a GPU 2 4 1 8 16"
     )
+    parser.add_argument(
+        "--native-text", type=int, nargs="+", metavar="BATCH", help="with the text encoder at these alone"
+    )
+    parser.add_argument("--packed", type=int, nargs="+", metavar="BATCH", help="three styles at these alone")
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="compiled blocks, too: minutes the first time")
@@ -106,15 +111,22 @@ def stages(asked: argparse.Namespace) -> Iterator[tuple[str, Work]]:
             work = Work(asked.base, asked.px, batch, asked.rank, asked.device, trains_text=trains_text)
             yield "limit", work
             yield "sd-scripts", work
-            yield "native", work
-            yield f"native, {STYLES} styles", work.of(styles=STYLES)
-            if asked.device == "cuda":
-                yield "native, graph", work.of(cuda_graphs=True)
-                yield f"native, {STYLES} styles, graph", work.of(styles=STYLES, cuda_graphs=True)
-            if asked.compile:
-                captured = asked.device == "cuda"
-                yield "native, compiled", work.of(compiled=True, cuda_graphs=captured)
-                yield f"native, {STYLES} styles, compiled", work.of(styles=STYLES, compiled=True, cuda_graphs=captured)
+            if not trains_text or batch in (asked.native_text or asked.batches):
+                yield from _ways(asked, work)
+
+
+def _ways(asked: argparse.Namespace, work: Work) -> Iterator[tuple[str, Work]]:
+    """The native engine's: one style and several, eager, and on a GPU captured; compiled where that is asked for."""
+    on_gpu = asked.device == "cuda"
+    packs = {"native": 1, f"native, {STYLES} styles": STYLES}
+    if work.batch not in (asked.packed or asked.batches):
+        packs = {"native": 1}
+    for name, styles in packs.items():
+        yield name, work.of(styles=styles)
+        if on_gpu:
+            yield f"{name}, graph", work.of(styles=styles, cuda_graphs=True)
+        if asked.compile:
+            yield f"{name}, compiled", work.of(styles=styles, compiled=True, cuda_graphs=on_gpu)
 
 
 def run_stage(name: str, work: Work, asked: argparse.Namespace, theirs: SdScripts) -> Found:
@@ -131,13 +143,25 @@ def run_stage(name: str, work: Work, asked: argparse.Namespace, theirs: SdScript
 
 def measure_limit(work: Work) -> Found:
     """What a step would take if it were one large matrix product."""
-    from bench.timing import count_flops, matrix_rate
+    flops, rate = work.samples * _flops_a_sample(work.of(batch=1)), _matrix_rate(work.device)
+    return {"flops": flops, "flop_per_s": rate, "step_s": flops / rate, "images_per_s": work.samples * rate / flops}
+
+
+@functools.cache
+def _flops_a_sample(work: Work) -> int:
+    """Of a step of one sample: what is counted is as many times that as there are samples."""
+    from bench.timing import count_flops
 
     step = make_step(work)
     step()
-    flops = count_flops(step)
-    rate = matrix_rate(work.device)
-    return {"flops": flops, "flop_per_s": rate, "step_s": flops / rate, "images_per_s": work.samples * rate / flops}
+    return count_flops(step)
+
+
+@functools.cache
+def _matrix_rate(device: str) -> float:
+    from bench.timing import matrix_rate
+
+    return matrix_rate(device)
 
 
 def measure_native(work: Work, repeats: int, most_s: float) -> Found:
@@ -152,11 +176,13 @@ def measure_native(work: Work, repeats: int, most_s: float) -> Found:
 
 
 class SdScripts:
-    """sd-scripts' step, in a child that is asked once for all batch sizes: its imports take longer than they do."""
+    """sd-scripts' step, in a child that is asked once for all batch sizes, with the text encoder and without: its imports take
+    longer than they do.
+    """
 
     def __init__(self, asked: argparse.Namespace) -> None:
         self._asked = asked
-        self._found: dict[bool, dict[int, Found]] = {}
+        self._found: dict[tuple[bool, int], Found] = {}
 
     def measure(self, work: Work) -> Found:
         """The figures of one batch size."""
@@ -164,34 +190,30 @@ class SdScripts:
             source = find_source(fetch=False)
         except EnvironmentProblem as error:
             return {"left_out": str(error)}
-        if work.trains_text not in self._found:
-            self._found[work.trains_text] = self._ask(work, source)
-        found = self._found[work.trains_text].get(
-            work.batch, {"failed": "sd-scripts' step ended before this batch size"}
-        )
+        if not self._found:
+            self._found = self._ask(work, source)
+        found = self._found[work.trains_text, work.batch]
         return found if "step_s" not in found else found | {"images_per_s": work.samples / found["step_s"]}
 
-    def _ask(self, work: Work, source: Source) -> dict[int, Found]:
+    def _ask(self, work: Work, source: Source) -> dict[tuple[bool, int], Found]:
         most_s = STAGE_S[work.device] / (3 if work.device == "cuda" else 1)
+        wanted = [(text, batch) for text in (False, True) for batch in self._asked.batches]
         unet = json.loads((Path(work.base.path) / "unet" / "config.json").read_text(encoding="utf-8"))
         job = {
             "base": work.base.path, "widths": unet["block_out_channels"], "cross": unet["cross_attention_dim"],
             "rank": work.rank, "batches": self._asked.batches, "latent": work.px // 8, "repeats": self._asked.repeats,
-            "device": work.device, "text_encoder": work.trains_text, "most_s": most_s,
+            "device": work.device, "most_s": most_s,
         }  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "job.json"
             path.write_text(json.dumps(job), encoding="utf-8")
             child = [sys.executable, str(Path(__file__).with_name("sd_scripts_step.py")), str(path)]
             environment = {**os.environ, "SD_SCRIPTS_DIR": str(source.folder), "OMP_NUM_THREADS": "1"}
-            most = 4 * most_s * len(self._asked.batches) + 60
+            most = 4 * most_s * len(wanted) + 60
             done = subprocess.run(child, env=environment, capture_output=True, text=True, check=False, timeout=most)
         rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-        found: dict[int, Found] = {row.pop("batch"): row for row in rows}
-        if done.returncode:
-            why = {"failed": f"sd-scripts' step ended with {done.returncode}", "trace": done.stderr[-2000:]}
-            found |= {batch: why for batch in self._asked.batches if batch not in found}
-        return found
+        why = {"failed": f"sd-scripts' step ended with {done.returncode}", "trace": done.stderr[-2000:]}
+        return dict.fromkeys(wanted, why) | {(row.pop("text"), row.pop("batch")): row for row in rows}
 
 
 def print_table(asked: argparse.Namespace, rows: list[Found]) -> None:

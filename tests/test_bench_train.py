@@ -1,4 +1,4 @@
-"""The bench of the training step, whole, on the narrow model."""
+"""The bench of the training step on the narrow model; it is run whole by tests/test_gpu_day.py."""
 
 from __future__ import annotations
 
@@ -24,28 +24,8 @@ def by_stage(found: list[dict[str, Any]], *, text: bool) -> dict[str, dict[str, 
     return {row["stage"]: row for row in found if row["text"] == text}
 
 
-def test_every_stage_is_measured_written_down_and_shown(
-    tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(train.SdScripts, "measure", lambda *_: {"left_out": "no sd-scripts in this test"})
-    found = train.main([*small, "--out", str(tmp_path / "lines.jsonl")])
-    lines = [json.loads(line) for line in (tmp_path / "lines.jsonl").read_text().splitlines()]
-    assert lines == found
-    for text in (False, True):
-        rows = by_stage(found, text=text)
-        assert list(rows) == ["limit", "sd-scripts", "native", "native, 3 styles"]
-        assert not [row for row in rows.values() if "failed" in row]
-        assert rows["native"]["operations"] > 2000
-        assert rows["native, 3 styles"]["operations"] < 1.1 * rows["native"]["operations"]
-        assert rows["native"]["synchronising"] == rows["native, 3 styles"]["synchronising"] == 0
-        assert 0 < rows["native"]["images_per_s"] < rows["limit"]["images_per_s"]
-    said = capsys.readouterr().out
-    for words in ("of the limit", "no sd-scripts in this test", "native, 3 styles", "UNet and text encoder"):
-        assert words in said
-
-
 def test_a_stage_that_fails_is_told_and_ends_no_other(
-    small: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: object) -> dict[str, Any]:
         raise RuntimeError("out of luck")
@@ -53,7 +33,8 @@ def test_a_stage_that_fails_is_told_and_ends_no_other(
     monkeypatch.setattr(train, "measure_limit", fail)
     monkeypatch.setattr(train.SdScripts, "measure", fail)
     monkeypatch.setattr(train, "measure_native", lambda *_: {"left_out": "elsewhere"})
-    found = train.main(small)
+    found = train.main([*small, "--out", str(tmp_path / "lines.jsonl")])
+    assert [json.loads(line) for line in (tmp_path / "lines.jsonl").read_text().splitlines()] == found
     assert by_stage(found, text=False)["limit"]["failed"] == "RuntimeError: out of luck"
     assert by_stage(found, text=False)["native"]["left_out"] == "elsewhere"
     assert "out of luck" in capsys.readouterr().out
@@ -74,6 +55,16 @@ def test_stages_can_be_picked(small: list[str], monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(train, "measure_native", lambda *_: {"left_out": "elsewhere"})
     found = train.main([*small, "--compile", "--only", "native, compiled"])
     assert [row["stage"] for row in found] == ["native, compiled"] * 2
+
+
+def test_ways_are_left_out_at_batches_that_are_not_asked_for(small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "run_stage", lambda *_: {"left_out": "elsewhere"})
+    found = train.main([*small, "--batches", "1", "2", "--packed", "2", "--native-text", "1"])
+    ours = [(row["batch"], row["text"], row["styles"]) for row in found if row["stage"].startswith("native")]
+    assert ours == [(1, False, 1), (1, True, 1), (2, False, 1), (2, False, 3)]
+    assert [(row["batch"], row["text"]) for row in found if row["stage"] == "sd-scripts"] == [
+        (1, False), (1, True), (2, False), (2, True)
+    ]  # fmt: skip
 
 
 @pytest.mark.vendor
