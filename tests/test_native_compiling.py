@@ -30,6 +30,7 @@ def test_compiled_blocks_have_the_gradients_of_eager_ones(
     tmp_path: Path, tiny_base: BaseFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    monkeypatch.setattr("torch._inductor.config.cpp.simdlen", 1)  # g++ is done sooner with code without vectors
     (style,) = make_styles(tmp_path, tiny_base, [({"resolution": 128}, {"network_train_unet_only": True})])
     (session,) = open_acting([style], tiny_base, dtype=torch.float32)
     eager = gradients(session)

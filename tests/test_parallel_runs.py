@@ -69,15 +69,15 @@ def manifest(tmp_path: Path, style: str) -> dict[str, Any]:
 def test_a_poisoned_style_fails_alone_and_is_told_once(
     tmp_path: Path, folders: dict[str, Path], tiny_base: BaseFile
 ) -> None:
+    del folders["anime"]
     for picture in folders["cartoon"].iterdir():
         picture.write_bytes(b"no image at all")
-    said, errors = (process := start(tmp_path, folders, "--parallel", "3")).communicate(timeout=300)
+    said, errors = (process := start(tmp_path, folders, "--parallel", "2")).communicate(timeout=300)
     assert process.returncode == 3, errors
     assert said == ""
-    for style in ("anime", "watercolor"):
-        assert len(read_header(tmp_path / f"runs/{style}/latest/weights/{style}.safetensors").tensors) == 792
-        assert manifest(tmp_path, style)["status"] == "partial"
-        assert f"{style.ljust(10)}    ✓ train" in errors
+    assert len(read_header(tmp_path / "runs/watercolor/latest/weights/watercolor.safetensors").tensors) == 792
+    assert manifest(tmp_path, "watercolor")["status"] == "partial"
+    assert "watercolor    ✓ train" in errors
     told = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert told
     assert all(line.startswith("error: cartoon: ") for line in told)
