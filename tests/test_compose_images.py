@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from lora_files import write_lora
+from unrounded import draw_unrounded
 
 from brushset.bases.load import Components, load_components
 from brushset.generation.engine import Engine
@@ -51,12 +52,7 @@ def engine(components: Components, adapters: dict[str, AdapterFile]) -> Engine:
 
 def draw(engine: Engine, course: Course) -> Any:
     """Pixels [3, 64, 64], 0 to 1, as they are before they are rounded."""
-    import torch
-
-    with torch.no_grad():
-        latents = engine._sampler.sample([Picture(PROMPT, NEGATIVE, SEED, course)], SAMPLING)
-        pixels = engine.components.vae.decode(latents / engine.components.vae.config.scaling_factor).sample[0]
-    return (pixels / 2 + 0.5).clamp(0, 1)
+    return draw_unrounded(engine, Picture(PROMPT, NEGATIVE, SEED, course), SAMPLING)
 
 
 def test_what_is_drawn_is_that_rounded_to_eight_bits(engine: Engine) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_files import write_lora
+from unrounded import draw_unrounded
 
 from brushset.bases.load import load_components
 from brushset.generation.engine import Engine
@@ -32,9 +33,8 @@ def test_a_concatenated_file_draws_the_mix(tiny_base: BaseFile, tmp_path: Path) 
     engine.load("mix", read_adapter(merged.path), "tiny")
 
     def draw(configs: Mix) -> Any:
-        return engine.draw(
-            [Picture("a cat", "", 1, compose("weighted", configs))], Sampling(steps=3, width=64, height=64)
-        )
+        picture = Picture("a cat", "", 1, compose("weighted", configs))
+        return draw_unrounded(engine, picture, Sampling(steps=3, width=64, height=64))
 
     one, other, base = draw(mix), draw([("mix", Weight(1.0))]), draw([])
     assert (one - other).abs().max() <= 1e-4
