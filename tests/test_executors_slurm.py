@@ -244,3 +244,14 @@ def test_no_slurm_here_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
     with pytest.raises(EnvironmentProblem, match="sbatch is not on PATH"):
         SlurmExecutor(SlurmSection(), 2).submit([handle_on(tmp_path).task])
+
+
+def test_what_sbatch_refuses_is_one_line_with_where_to_mend_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    says = "sbatch: error: CPU count per node can not be satisfied\\nsbatch: error: Batch job submission failed\\n"
+    put_on_path(monkeypatch, tmp_path / "bin", "sbatch", f"import sys\nsys.stderr.write('{says}')\nsys.exit(1)")
+    with pytest.raises(EnvironmentProblem) as refused:
+        SlurmExecutor(SlurmSection(), 2).submit([handle_on(tmp_path).task])
+    assert str(refused.value) == (
+        "sbatch: error: CPU count per node can not be satisfied; sbatch: error: Batch job submission failed; "
+        "fix: what [executor.slurm] asks for"
+    )

@@ -173,7 +173,9 @@ def _ask(argv: Sequence[str], env: Mapping[str, str] | None = None) -> str:
     except subprocess.TimeoutExpired as error:
         raise EnvironmentProblem(f"{argv[0]}: no answer within {_LIMIT_S} s") from error
     if answer.returncode:
-        raise EnvironmentProblem(f"{argv[0]}: {(answer.stderr or answer.stdout).strip() or answer.returncode}")
+        said = "; ".join((answer.stderr or answer.stdout).split("\n")).strip("; ") or f"exit code {answer.returncode}"
+        fix = "; fix: what [executor.slurm] asks for" if argv[0] == "sbatch" else ""
+        raise EnvironmentProblem(f"{argv[0]}: {said.removeprefix(f'{argv[0]}: ')}{fix}")
     return answer.stdout
 
 
