@@ -4,6 +4,7 @@ prompt suffers, and the last epochs remember. For pages to show; nothing here wa
 
 from __future__ import annotations
 
+import collections
 import html.parser
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -299,7 +300,9 @@ def draw_pictures(root: Path, evaluation: EvalReport, choice: Choice | None = No
 
 
 class Structure(html.parser.HTMLParser):
-    """Elements, what they would fetch, ids and links; fails where an element is closed that is not the open one."""
+    """Elements, what they would fetch, ids and links; fails where an element is closed that is not the open one, and where
+    a table's rows are not equally wide.
+    """
 
     VOID = frozenset({"meta", "img", "br", "link", "hr", "input", "path", "use", "rect", "circle", "line"})
 
@@ -310,6 +313,8 @@ class Structure(html.parser.HTMLParser):
         self.ids: list[str] = []
         self.loads: list[str] = []
         self.images: list[dict[str, str | None]] = []
+        self._tables: list[collections.Counter[int]] = []  # of each open one the width of each row
+        self._rows: list[int] = []  # of each open one the row that is read
         self.feed(page)
         assert not self.open, f"never closed: {self.open}"
 
@@ -328,6 +333,9 @@ class Structure(html.parser.HTMLParser):
             return
         assert self.open, f"</{tag}> with nothing open"
         assert self.open.pop() == tag, f"</{tag}> at {self.getpos()}"
+        if tag == "table":
+            widths, _ = set(self._tables.pop().values()), self._rows.pop()
+            assert len(widths) == 1, f"a table with rows of {sorted(widths)} cells ends at {self.getpos()}"
 
     def _note(self, tag: str, attrs: dict[str, str | None]) -> None:
         assert not [name for name in attrs if name.startswith("on")]
@@ -336,6 +344,14 @@ class Structure(html.parser.HTMLParser):
         self.loads += [str(attrs[name]) for name in ("src", "href", "xlink:href", "srcset", "data") if attrs.get(name)]
         if tag == "img":
             self.images.append(attrs)
+        if tag == "table":
+            self._tables.append(collections.Counter())
+            self._rows.append(-1)
+        elif tag == "tr":
+            self._rows[-1] += 1
+        elif tag in ("th", "td"):
+            for down in range(int(attrs.get("rowspan") or 1)):
+                self._tables[-1][self._rows[-1] + down] += int(attrs.get("colspan") or 1)
 
     @property
     def outside(self) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report_case import Structure
 from sweep_case import make_run, record, record_choice, record_training
 
 from brushset.cli.sweeps.report import read_results, write_report
@@ -127,6 +128,7 @@ def test_the_page_tells_the_best_the_failures_and_how_to_use_the_best(runs: Runs
     first = load_sweep(runs, "s").runs(runs)[0]
     first.report.write_text("a page")
     page = write_report(runs, read_results(runs, "s")).read_text()
+    Structure(page)
     assert page.count("report.html") == 1  # no link to a page that is not there
     assert f'href="../../cartoon/{first.run_id}/report.html"' in page
     for words in (
