@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from brushset.paths import RunPaths
-from brushset.pipeline import load_result
 from brushset.records import Choice, Trained
+from brushset.stage_records import load_result
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from brushset.errors import BrushsetError
 from brushset.files import read_json, sha256_file, sha256_json, write_atomic, write_json
 from brushset.load import spec_text
 from brushset.paths import PROJECT, RunPaths, RunsDir
-from brushset.pipeline import StageRecord
 from brushset.spec import SUPERVISION, StyleSpec
+from brushset.stage_records import StageRecord
 
 SCHEMA = 1
 PACKAGES = (

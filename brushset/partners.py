@@ -13,9 +13,9 @@ from brushset.chosen import chosen_adapter
 from brushset.errors import BrushsetError
 from brushset.load import load_style
 from brushset.paths import RunPaths, RunsDir
-from brushset.pipeline import load_result
 from brushset.records import Trained
 from brushset.spec import StyleSpec
+from brushset.stage_records import load_result
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from brushset.errors import BrushsetError, EnvironmentProblem, Interrupted, Styl
 from brushset.log import EventLog
 from brushset.manifest import Status, create_run, find_run, refresh_manifest, run_identity, update_manifest
 from brushset.paths import RunPaths, RunsDir
-from brushset.pipeline import Pipeline, Stage, load_record, require_stages
+from brushset.pipeline import Pipeline, Stage, require_stages
 from brushset.process import process_file, stop_orphan
 from brushset.spec import StyleSpec
+from brushset.stage_records import load_record
 
 
 @dataclass(frozen=True)

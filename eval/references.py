@@ -11,9 +11,10 @@ from brushset.errors import InputError
 from brushset.files import sha256_json
 from brushset.partners import Partner, find_partners, partner_digest
 from brushset.paths import RunPaths
-from brushset.pipeline import StageContext, load_result
+from brushset.pipeline import StageContext
 from brushset.records import Cell, Prepared, PreparedImage
 from brushset.spec import StyleSpec
+from brushset.stage_records import load_result
 from eval.cells import Place, plain_prompt
 from eval.frames import Frames
 from eval.layout import LEAST_HELD_OUT, Layout

@@ -15,10 +15,11 @@ from PIL import Image
 from brushset.generator import ImageJob, Mix, Sampling
 from brushset.load import spec_text
 from brushset.paths import RunPaths
-from brushset.pipeline import StageContext, StageRecord
+from brushset.pipeline import StageContext
 from brushset.prepare.holdout import seal_of
 from brushset.records import BaseFile, EvalReport, Prepared, PreparedImage, Trained
 from brushset.spec import EvaluateSection, StyleSpec
+from brushset.stage_records import StageRecord
 from eval.look import load_extractors
 from eval.stage import STAGE
 

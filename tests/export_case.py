@@ -13,10 +13,11 @@ from PIL import Image
 
 from brushset.load import spec_text
 from brushset.paths import RunPaths
-from brushset.pipeline import StageContext, StageRecord
+from brushset.pipeline import StageContext
 from brushset.protocols import Advice, ExportJob
 from brushset.records import Cell, Estimate, EvalReport, Exports, MixCandidate, MixChoice, Score, Trained
 from brushset.spec import EvaluateSection, StyleSpec
+from brushset.stage_records import StageRecord
 from webui_export.lora_file import write_lora as write_exported
 from webui_export.stage import STAGE
 

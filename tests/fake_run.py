@@ -24,7 +24,7 @@ from brushset.errors import BrushsetError, InputError, Interrupted
 from brushset.files import sha256_file, write_atomic, write_json
 from brushset.log import silent
 from brushset.paths import RunPaths
-from brushset.pipeline import StageRecord
+from brushset.stage_records import StageRecord
 from brushset.trees import stop_processes
 
 STAGE = "train"

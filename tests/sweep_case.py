@@ -11,9 +11,9 @@ from typing import Any
 from brushset.files import sha256_file, write_atomic, write_json
 from brushset.manifest import create_run, read_manifest, write_manifest
 from brushset.paths import RunPaths, RunsDir
-from brushset.pipeline import StageRecord
 from brushset.protocols import Handle, Standing, Task
 from brushset.spec import StyleSpec
+from brushset.stage_records import StageRecord
 
 
 def make_run(runs: RunsDir, *, smoke: bool = False, status: str = "done", **train: Any) -> RunPaths:

@@ -19,8 +19,8 @@ from brushset.cli import rework
 from brushset.errors import VerificationFailed
 from brushset.generator import ImageJob, Sampling
 from brushset.partners import find_partners
-from brushset.pipeline import StageRecord
 from brushset.records import Choice, Trained, ValidationPoint
+from brushset.stage_records import StageRecord
 from eval.aside import Aside
 from eval.choose.budget import Budget
 from eval.choose.stage import STAGE

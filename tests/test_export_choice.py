@@ -25,9 +25,9 @@ from brushset.bases.configs import SD15
 from brushset.files import sha256_file, write_json
 from brushset.lora.metadata import read_metadata
 from brushset.paths import RunPaths
-from brushset.pipeline import StageRecord
 from brushset.records import Cell, Checkpoint, Choice, EvalReport, Exports, PlaceMeasure, PlaceValues, Trained
 from brushset.spec import ExportSection, StyleSpec
+from brushset.stage_records import StageRecord
 from webui_export.lora_file import write_lora as write_exported
 from webui_export.samples import best_place, ordered_samples
 from webui_export.verify import verify_package

@@ -15,9 +15,10 @@ import pytest
 
 from brushset.errors import UsageError, VerificationFailed
 from brushset.paths import PROJECT, RunPaths, RunsDir
-from brushset.pipeline import Pipeline, Stage, StageContext, load_record, outputs_hold
+from brushset.pipeline import Pipeline, Stage, StageContext
 from brushset.records import Record
 from brushset.spec import StyleSpec, TrainSection
+from brushset.stage_records import load_record, outputs_hold
 
 
 class Made(Record):

@@ -24,8 +24,8 @@ from brushset.page.project import (
     render_project,
 )
 from brushset.paths import RunPaths, RunsDir
-from brushset.pipeline import StageRecord
 from brushset.records import Choice, Estimate, EvalReport, Record
+from brushset.stage_records import StageRecord
 
 RUN_ID = "20250101-000000-abcd"
 STAGES = {"audit": "Audit", "preprocess": "Prepared", "train": "Trained", "choose": "Choice", "evaluate": "EvalReport"}

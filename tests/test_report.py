@@ -20,7 +20,7 @@ from brushset.page.template import duration
 from brushset.page.training import training_samples
 from brushset.page.verdict import judge
 from brushset.paths import RunPaths
-from brushset.pipeline import StageContext, StageRecord
+from brushset.pipeline import StageContext
 from brushset.records import (
     Adapter,
     Attempt,
@@ -47,6 +47,7 @@ from brushset.records import (
     ValidationPoint,
 )
 from brushset.spec import EvaluateSection, StyleSpec
+from brushset.stage_records import StageRecord
 from brushset.stages.report import NEEDS, STAGE
 
 NASTY = '<script>alert("x")</script><img src=x onerror=alert(1)> & "quotes" \'n\' {{ 7 * 7 }}'

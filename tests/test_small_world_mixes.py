@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from brushset.paths import RunPaths
-from brushset.pipeline import load_record
 from brushset.records import BaseFile, EvalReport, MixChoice
+from brushset.stage_records import load_record
 from eval.mixing.explain import losing_style
 from eval.mixing.project import interference
 from small_world.embedder import small_extractors

@@ -18,8 +18,8 @@ from brushset.cli.sweeps.members import plan_members, planned_steps
 from brushset.cli.sweeps.report import _common
 from brushset.errors import UsageError
 from brushset.paths import RunPaths, RunsDir
-from brushset.pipeline import load_record
 from brushset.records import BaseFile
+from brushset.stage_records import load_record
 from brushset.sweeps.ledger import Sweep, load_sweep
 from brushset.workers import read_workers
 

@@ -14,10 +14,11 @@ from brushset.errors import BrushsetError, InputError, Interrupted, StyleLocked
 from brushset.log import EventLog
 from brushset.manifest import RunManifest, read_manifest
 from brushset.paths import RunPaths, RunsDir
-from brushset.pipeline import Stage, StageContext, load_record, outputs_hold
+from brushset.pipeline import Stage, StageContext
 from brushset.records import Record
 from brushset.session import Ask, style_lock
 from brushset.spec import EvaluateSection, StyleSpec, TrainSection
+from brushset.stage_records import load_record, outputs_hold
 from brushset.together import run_styles_together
 
 STYLES = ("ink", "chalk", "oil")

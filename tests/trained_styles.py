@@ -10,8 +10,8 @@ from lora_files import write_lora
 from brushset.files import sha256_file, write_atomic, write_json
 from brushset.load import build_spec, spec_text
 from brushset.paths import RunPaths
-from brushset.pipeline import StageRecord
 from brushset.records import BaseFile, Checkpoint, Trained
+from brushset.stage_records import StageRecord
 
 SMALL = {"steps": 2, "width": 64, "height": 64}
 

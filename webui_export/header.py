@@ -13,8 +13,8 @@ from pathlib import Path, PurePath
 
 from brushset.bases.header import Header, read_header
 from brushset.lora.metadata import model_hash
-from brushset.pipeline import load_record
 from brushset.protocols import ExportJob
+from brushset.stage_records import load_record
 from webui_export.names import require_stem
 from webui_export.pictures import thumbnail
 from webui_export.verify.header import ARCHITECTURE, NO_VALUES

@@ -19,9 +19,9 @@ from brushset.load import load_style
 from brushset.log import silent
 from brushset.lora.metadata import model_hash, read_metadata
 from brushset.partners import Partner, find_partners
-from brushset.pipeline import load_result
 from brushset.protocols import Emit, ExportJob, MixPart, RecommendedMix
 from brushset.records import EvalReport, MixCandidate, MixChoice, Package, Trained
+from brushset.stage_records import load_result
 from webui_export.a1111 import package_of
 from webui_export.advice import find_advice
 from webui_export.header import reservation, title

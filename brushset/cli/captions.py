@@ -28,10 +28,11 @@ from brushset.images import sidecar_of
 from brushset.load import load_style
 from brushset.manifest import read_manifest
 from brushset.paths import PROJECT, RunPaths, RunsDir
-from brushset.pipeline import Stage, load_record
+from brushset.pipeline import Stage
 from brushset.records import Captions, Prepared
 from brushset.session import Ask, run_style, style_lock
 from brushset.spec import StyleSpec
+from brushset.stage_records import load_record
 
 _SHOWN = 10
 

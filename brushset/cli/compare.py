@@ -32,8 +32,8 @@ from brushset.page.compare import (
 from brushset.page.metrics import decimals_of, title_of
 from brushset.page.pictures import load_values
 from brushset.paths import RunPaths, RunsDir
-from brushset.pipeline import load_record
 from brushset.records import Difference, Estimate
+from brushset.stage_records import load_record
 
 Sources = Annotated[
     list[str], typer.Argument(metavar="RUN RUN…", help="Run folders, STYLE/RUN-ID, or styles: their newest runs.")

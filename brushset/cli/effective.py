@@ -17,8 +17,9 @@ from brushset.kohya.effective import EFFECTIVE_FILE, ask_sd_scripts, describe, r
 from brushset.kohya.source import find_source
 from brushset.load import load_style
 from brushset.paths import RunsDir
-from brushset.pipeline import Stage, load_record
+from brushset.pipeline import Stage
 from brushset.records import Captions, EngineConfig
+from brushset.stage_records import load_record
 
 
 def show_effective(stages: Sequence[Stage[Any]], options: Options) -> None:

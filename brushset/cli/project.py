@@ -12,9 +12,9 @@ from brushset.files import read_json, shown, write_atomic, write_json
 from brushset.manifest import read_manifest
 from brushset.page.project import Agreement, Findings, StyleRun, project_json, render_project
 from brushset.paths import RunPaths, RunsDir
-from brushset.pipeline import load_records, load_result
 from brushset.protocols import Emit
 from brushset.records import Audit, Choice, Estimate, EvalReport, Prepared, Trained
+from brushset.stage_records import load_records, load_result
 
 
 def update_project(names: Sequence[str], runs: RunsDir, emit: Emit) -> None:

@@ -17,9 +17,10 @@ from brushset.load import load_style
 from brushset.log import EventLog
 from brushset.manifest import read_manifest
 from brushset.paths import RunPaths, RunsDir
-from brushset.pipeline import Stage, load_record
+from brushset.pipeline import Stage
 from brushset.session import Ask, Outcome, run_style
 from brushset.spec import StyleSpec
+from brushset.stage_records import load_record
 
 OWN_SECTIONS = {"choose": ("evaluate",), "convert": (), "evaluate": ("evaluate",), "export": ("export",), "report": ()}
 CHOICE = "choose"

@@ -26,10 +26,11 @@ from brushset.images import source_digest
 from brushset.load import load_style
 from brushset.manifest import RunManifest, read_manifest
 from brushset.paths import PROJECT, RunPaths, RunsDir
-from brushset.pipeline import Stage, load_record, outputs_hold, require_stages
+from brushset.pipeline import Stage, require_stages
 from brushset.protocols import Emit
 from brushset.session import Ask, run_style
 from brushset.spec import StyleSpec
+from brushset.stage_records import load_record, outputs_hold
 from brushset.workers import read_workers
 
 

@@ -10,9 +10,9 @@ from brushset.errors import UsageError
 from brushset.files import shown
 from brushset.load import load_style
 from brushset.paths import RunPaths, RunsDir
-from brushset.pipeline import load_record
 from brushset.records import Trained
 from brushset.spec import StyleSpec
+from brushset.stage_records import load_record
 
 
 @dataclass(frozen=True)

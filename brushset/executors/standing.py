@@ -11,9 +11,9 @@ from pathlib import Path
 from brushset.errors import TrainerFailed
 from brushset.manifest import read_manifest
 from brushset.paths import PROJECT, RunPaths
-from brushset.pipeline import load_record, outputs_hold
 from brushset.process import STATE_PATIENCE_S, run_command
 from brushset.protocols import Handle, Standing, Task
+from brushset.stage_records import load_record, outputs_hold
 from brushset.workers import Workers, is_alive, note_submitted, read_workers
 
 RunCommand = Callable[..., object]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from brushset.pipeline import StageRecord
+from brushset.stage_records import StageRecord
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from brushset.page.template import render_page
 from brushset.page.times import stage_times
 from brushset.page.training import training_samples
 from brushset.page.verdict import Verdict, judge
-from brushset.pipeline import Stage, StageContext, load_record
+from brushset.pipeline import Stage, StageContext
 from brushset.records import (
     Adapter,
     Audit,
@@ -40,6 +40,7 @@ from brushset.records import (
     Trained,
 )
 from brushset.spec import StyleSpec
+from brushset.stage_records import load_record
 
 TEMPLATE = "report.html.j2"
 NEEDS = ("audit", "preprocess", "caption", "configure", "train", "choose", "convert", "evaluate", "export")

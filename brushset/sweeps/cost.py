@@ -15,8 +15,8 @@ from brushset.files import list_files
 from brushset.load import load_style
 from brushset.manifest import read_manifest
 from brushset.paths import RunPaths, RunsDir
-from brushset.pipeline import load_record
 from brushset.spec import StyleSpec
+from brushset.stage_records import load_record
 
 _AFTER_TRAINING = ("choose", "convert", "evaluate", "export", "report")
 _MOST_LOOKED_AT = 200

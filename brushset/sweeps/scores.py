@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from brushset.paths import RunPaths
-from brushset.pipeline import load_result
 from brushset.records import Choice, Estimate, Trained
+from brushset.stage_records import load_result
 
 RETENTION, LOSS = "style kept", "loss on held-out images"
 

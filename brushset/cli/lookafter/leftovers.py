@@ -16,7 +16,7 @@ from brushset.cli.lookafter.state import RunState, read_state
 from brushset.errors import BrushsetError
 from brushset.files import list_files
 from brushset.paths import RunPaths, RunsDir
-from brushset.pipeline import load_record
+from brushset.stage_records import load_record
 from brushset.sweeps.ledger import find_sweeps, load_sweep
 
 Kind = Literal["half-done", "refused", "states", "trainer", "submission", "pictures"]

@@ -13,7 +13,7 @@ from brushset.files import write_atomic, write_json
 from brushset.manifest import RunManifest, read_manifest
 from brushset.page.sweep import SweepPage, render_sweep, sweep_json
 from brushset.paths import RunPaths, RunsDir
-from brushset.pipeline import load_record, load_records
+from brushset.stage_records import load_record, load_records
 from brushset.sweeps.ledger import Entry, Sweep, load_sweep
 from brushset.sweeps.ranking import Ranked, rank
 from brushset.sweeps.scores import read_score
